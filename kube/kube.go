@@ -1,0 +1,86 @@
+// Package kube holds the desired state: Kubernetes objects read from manifests
+// (or, later, an API server), what a control plane would have allocated for
+// them, and complete immutable states for the compilers.
+package kube
+
+import (
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+)
+
+// Name is namespace and name of an object; cluster-scoped kinds have no namespace.
+type Name struct{ Namespace, Name string }
+
+func (n Name) String() string {
+	if n.Namespace == "" {
+		return n.Name
+	}
+	return n.Namespace + "/" + n.Name
+}
+
+// Problem is what is wrong with one object, in the words of the API server.
+type Problem struct {
+	File   string // where the object was read, may be empty
+	Kind   string // "Service"
+	Object Name
+	Field  string // "spec.ports[0].port", may be empty
+	Err    string
+}
+
+// State is everything that is wanted, at one moment. It is immutable: an object
+// that did not change is the same pointer as in the State before, and so is a
+// map of which nothing changed.
+//
+// Objects are as an API server would serve them after its controllers ran:
+// defaults filled in, ClusterIPs and NodePorts allocated, EndpointSlices
+// present, pods carrying status (podIPs, conditions).
+type State struct {
+	Generation uint64
+
+	Namespaces      map[string]*corev1.Namespace // each labelled kubernetes.io/metadata.name
+	Nodes           map[string]*corev1.Node      // the one node of a manifest cluster: Config.NodeName
+	Pods            map[Name]*corev1.Pod
+	Services        map[Name]*corev1.Service
+	EndpointSlices  map[Name]*discoveryv1.EndpointSlice // of a Service by label kubernetes.io/service-name
+	Ingresses       map[Name]*networkingv1.Ingress
+	IngressClasses  map[string]*networkingv1.IngressClass
+	NetworkPolicies map[Name]*networkingv1.NetworkPolicy
+	Secrets         map[Name]*corev1.Secret
+	ConfigMaps      map[Name]*corev1.ConfigMap
+
+	Problems []Problem // sorted by object
+}
+
+// Config is what a cluster's administrator would have chosen. The zero value
+// works: WithDefaults fills it in.
+type Config struct {
+	ClusterDomain  string         // "cluster.local"
+	NodeName       string         // "podgate"
+	PodCIDRs       []netip.Prefix // at most one a family; 10.244.0.0/16, fd00:10:244::/64
+	ServiceCIDRs   []netip.Prefix // at most one a family; 10.96.0.0/16, fd00:10:96::/112
+	NodePortMin    uint16         // 30000
+	NodePortMax    uint16         // 32767
+	IngressService string         // namespace/name shown for the built-in front door; "podgate-system/podgate-ingress"
+}
+
+// The first addresses of every pod CIDR belong to the gateway itself. They are
+// the offsets from the network address (10.244.0.1 and so on); pods follow from
+// FirstPodOffset.
+const (
+	GatewayOffset  = 1 // the node: default route, probes, published ports
+	DNSOffset      = 2 // the built-in pod kube-system/podgate-dns behind the Service kube-system/kube-dns
+	IngressOffset  = 3 // the built-in pod podgate-system/podgate-ingress, the front door's source address
+	FirstPodOffset = 4
+)
+
+// LocalAnnotation marks the built-in pods (DNS, ingress) that live in the
+// gateway's own stack: no sandbox is made for them, they are always ready, and
+// selectors of Services and policies match them as any pod.
+const LocalAnnotation = "podgate.dev/local"
+
+// Clock is the time source of the store; tests hand in their own.
+type Clock func() time.Time

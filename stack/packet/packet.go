@@ -1,0 +1,67 @@
+// Package packet holds everything that is only bytes: decoding, the tuple,
+// checksums, rewriting and building of frames. It knows no ports, flows or
+// configuration and imports nothing else of podgate.
+package packet
+
+import (
+	"net/netip"
+)
+
+// Addr is an IP address in its 16-byte form; IPv4 is held v4-mapped
+// (RFC 4291, 2.5.5.2), so that one code path serves both families.
+type Addr [16]byte
+
+// AddrFrom converts from netip; 4-in-6 addresses become IPv4.
+func AddrFrom(a netip.Addr) Addr { return Addr(a.As16()) }
+
+// Netip converts to netip, IPv4 unmapped.
+func (a Addr) Netip() netip.Addr { return netip.AddrFrom16(a).Unmap() }
+
+// Is4 says whether a is an IPv4 address.
+func (a Addr) Is4() bool {
+	return [12]byte(a[:12]) == [12]byte{10: 0xff, 11: 0xff}
+}
+
+func (a Addr) String() string { return a.Netip().String() }
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// Proto is an IP protocol number.
+type Proto uint8
+
+const (
+	ICMP    Proto = 1
+	TCP     Proto = 6
+	UDP     Proto = 17
+	ICMPv6  Proto = 58
+	SCTP    Proto = 132
+	UDPLite Proto = 136
+)
+
+// Tuple names one direction of a conversation. For ICMP echo the identifier
+// is SrcPort of a request and DstPort of a reply, the other port being 0;
+// protocols without ports have both 0.
+type Tuple struct {
+	Src, Dst         Addr
+	SrcPort, DstPort uint16
+	Proto            Proto
+}
+
+// Reverse is the tuple of the answer.
+func (t Tuple) Reverse() Tuple {
+	t.Src, t.Dst = t.Dst, t.Src
+	t.SrcPort, t.DstPort = t.DstPort, t.SrcPort
+	return t
+}
+
+// VnetHdrLen is the length of the struct virtio_net_hdr that opens every Frame.
+const VnetHdrLen = 10
+
+// Frame is a virtio_net_hdr of VnetHdrLen bytes (host byte order, as TAP and
+// PACKET_VNET_HDR carry it) followed by an Ethernet frame. A zero header means
+// a plain frame with complete checksums.
+type Frame []byte
+
+// Eth is the Ethernet frame within f.
+func (f Frame) Eth() []byte { return f[VnetHdrLen:] }
