@@ -1,0 +1,156 @@
+// Package nstest puts a package's tests into network namespaces of their own,
+// as root or as any user, so that they may use real links and addresses
+// without touching the machine's network:
+//
+//	func TestMain(m *testing.M) { nstest.Main(m) }
+//
+//	func TestPing(t *testing.T) {
+//		nstest.Need(t, "ping")
+//		a, b := nstest.New(t), nstest.New(t)
+//		nstest.Veth(t, a, "eth0", b, "eth0")
+//		a.Addr("eth0", "192.0.2.1/24")
+//		b.Addr("eth0", "192.0.2.2/24")
+//		out, err := a.Command("ping", "-c1", "192.0.2.2").CombinedOutput()
+//		...
+//	}
+package nstest
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"testing"
+
+	"podgate/stack/link/ns"
+)
+
+// Main is TestMain: it runs the tests in a new network namespace (and a new
+// user namespace, in which the caller is root, unless it is root already) and
+// exits with their code. Every flag of go test works as ever.
+func Main(m *testing.M) {
+	code, inside, err := ns.Isolate()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "nstest:", err)
+		os.Exit(1)
+	}
+	if inside {
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
+// NS is a further network namespace, closed with its test, its processes
+// killed. Whatever goes wrong in its methods fails the test.
+type NS struct {
+	*ns.NS
+	t testing.TB
+}
+
+// New makes a namespace with loopback up.
+func New(t testing.TB) *NS {
+	t.Helper()
+	n, err := ns.New(t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return &NS{n, t}
+}
+
+// Do calls f on a thread inside n.
+func (n *NS) Do(f func() error) {
+	n.t.Helper()
+	n.check(n.NS.Do(f))
+}
+
+// Addr adds addresses such as "192.0.2.1/24" to a link and brings it up.
+func (n *NS) Addr(link string, prefixes ...string) {
+	n.t.Helper()
+	for _, p := range prefixes {
+		n.check(n.NS.Addr(link, netip.MustParsePrefix(p)))
+	}
+}
+
+// Route adds a route; dst "default4" and "default6" are 0.0.0.0/0 and ::/0.
+func (n *NS) Route(dst, via string) {
+	n.t.Helper()
+	switch dst {
+	case "default4":
+		dst = "0.0.0.0/0"
+	case "default6":
+		dst = "::/0"
+	}
+	n.check(n.NS.Route(netip.MustParsePrefix(dst), netip.MustParseAddr(via)))
+}
+
+// Up brings a link up.
+func (n *NS) Up(link string) {
+	n.t.Helper()
+	n.check(n.NS.Up(link))
+}
+
+// MTU sets a link's MTU in bytes.
+func (n *NS) MTU(link string, mtu int) {
+	n.t.Helper()
+	n.check(n.NS.MTU(link, mtu))
+}
+
+// MAC sets a link's Ethernet address.
+func (n *NS) MAC(link string, mac [6]byte) {
+	n.t.Helper()
+	n.check(n.NS.MAC(link, mac))
+}
+
+// Sysctl sets a key such as net.ipv4.ip_forward.
+func (n *NS) Sysctl(key, value string) {
+	n.t.Helper()
+	n.check(n.NS.Sysctl(key, value))
+}
+
+func (n *NS) check(err error) {
+	if err != nil {
+		n.t.Helper()
+		n.t.Fatal(err)
+	}
+}
+
+// Veth joins two namespaces by a pair of links, both down.
+func Veth(t testing.TB, a *NS, aName string, b *NS, bName string) {
+	t.Helper()
+	if err := ns.Veth(a.NS, aName, b.NS, bName); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// packages are the Debian packages of tools that are not called like them.
+var packages = map[string]string{
+	"dig":        "bind9-dnsutils",
+	"ip":         "iproute2",
+	"ss":         "iproute2",
+	"ping":       "iputils-ping",
+	"tracepath":  "iputils-tracepath",
+	"nc":         "netcat-openbsd",
+	"setpriv":    "util-linux",
+	"nsenter":    "util-linux",
+	"unshare":    "util-linux",
+	"ip6tables":  "iptables",
+	"nft":        "nftables",
+	"websocat":   "websocat",
+	"capinfos":   "tshark",
+	"traceroute": "traceroute",
+}
+
+// Need fails the test if a tool is missing, with the line that installs it.
+func Need(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			pkg := packages[tool]
+			if pkg == "" {
+				pkg = tool
+			}
+			t.Fatalf("%s is missing; install it: apt-get install -y %s", tool, pkg)
+		}
+	}
+}
