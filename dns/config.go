@@ -1,0 +1,66 @@
+package dns
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Config is for Compile and NewServer alike. The zero value works: it is what
+// kubeadm's Corefile says, for the domain "cluster.local", without upstreams.
+type Config struct {
+	Domain       string         // the cluster domain; "cluster.local"
+	PodCIDRs     []netip.Prefix // whose reverse zones are answered here
+	ServiceCIDRs []netip.Prefix // likewise
+	TTL          time.Duration  // of the zone's records, whole seconds; 30 s
+	Pods         PodMode        // Insecure
+
+	Upstreams []netip.AddrPort // asked in this order for every name that is not the cluster's
+	Timeout   time.Duration    // of one attempt at one upstream; 2 s
+	CacheTTL  time.Duration    // upper bound for the life of an upstream's answer, negative: no cache; 30 s
+	CacheSize int              // answers kept at most; 10,000
+	MaxUDP    int              // longest UDP answer in bytes, whatever the client can take; 1232
+
+	// Exchange sends one query to one upstream over "udp" or "tcp" and returns
+	// its answer. Nil dials from the gateway's own namespace.
+	Exchange func(ctx context.Context, network, server string, m *dns.Msg) (*dns.Msg, error)
+	Log      *slog.Logger
+}
+
+// PodMode says which names under pod.<domain> have addresses.
+type PodMode uint8
+
+const (
+	Insecure PodMode = iota // every 1-2-3-4.<namespace>: kubeadm's choice
+	Verified                // those of pods that are in that namespace
+	Disabled                // none
+)
+
+func (c Config) withDefaults() Config {
+	if c.Domain == "" {
+		c.Domain = "cluster.local"
+	}
+	c.Domain = dns.CanonicalName(c.Domain)
+	if c.TTL < time.Second {
+		c.TTL = 30 * time.Second
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 2 * time.Second
+	}
+	if c.CacheTTL == 0 {
+		c.CacheTTL = 30 * time.Second
+	}
+	if c.CacheSize <= 0 {
+		c.CacheSize = 10_000
+	}
+	if c.MaxUDP < dns.MinMsgSize {
+		c.MaxUDP = 1232
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}

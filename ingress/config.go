@@ -1,0 +1,45 @@
+package ingress
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Config is for Compile and NewServer alike. The zero value works.
+type Config struct {
+	Class      string // name of our IngressClass where no object says so; "podgate"
+	Controller string // spec.controller of the IngressClasses that are ours; "podgate.dev/ingress"
+
+	// Dial connects to an endpoint of a backend, "tcp" and "address:port", from
+	// the front door's own address. Nil dials from the gateway's own namespace.
+	Dial           func(ctx context.Context, network, addr string) (net.Conn, error)
+	TrustedProxies []netip.Prefix // clients whose X-Forwarded-* are believed and continued; none
+	DialTimeout    time.Duration  // of one attempt to connect to an endpoint; 5 s
+	AnswerTimeout  time.Duration  // until an endpoint's response header, from the end of the request; 60 s
+	Log            *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Class == "" {
+		c.Class = "podgate"
+	}
+	if c.Controller == "" {
+		c.Controller = "podgate.dev/ingress"
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	if c.DialTimeout <= 0 {
+		c.DialTimeout = 5 * time.Second
+	}
+	if c.AnswerTimeout <= 0 {
+		c.AnswerTimeout = 60 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
