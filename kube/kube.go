@@ -4,7 +4,9 @@
 package kube
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,15 +22,6 @@ func (n Name) String() string {
 		return n.Name
 	}
 	return n.Namespace + "/" + n.Name
-}
-
-// Problem is what is wrong with one object, in the words of the API server.
-type Problem struct {
-	File   string // where the object was read, may be empty
-	Kind   string // "Service"
-	Object Name
-	Field  string // "spec.ports[0].port", may be empty
-	Err    string
 }
 
 // State is everything that is wanted, at one moment. It is immutable: an object
@@ -65,6 +58,69 @@ type Config struct {
 	NodePortMin    uint16         // 30000
 	NodePortMax    uint16         // 32767
 	IngressService string         // namespace/name shown for the built-in front door; "podgate-system/podgate-ingress"
+
+	// PublishedIPs are the addresses at which Services of type LoadBalancer and
+	// Ingresses are reached, as written to status.loadBalancer.ingress; 127.0.0.1.
+	PublishedIPs []netip.Addr
+}
+
+// WithDefaults returns the configuration with every unset field filled in.
+func (c Config) WithDefaults() Config {
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
+	}
+	if c.NodeName == "" {
+		c.NodeName = "podgate"
+	}
+	if len(c.PodCIDRs) == 0 {
+		c.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/64")}
+	}
+	if len(c.ServiceCIDRs) == 0 {
+		c.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+	}
+	if c.NodePortMin == 0 {
+		c.NodePortMin = 30000
+	}
+	if c.NodePortMax == 0 {
+		c.NodePortMax = 32767
+	}
+	if c.IngressService == "" {
+		c.IngressService = "podgate-system/podgate-ingress"
+	}
+	if len(c.PublishedIPs) == 0 {
+		c.PublishedIPs = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	}
+	return c
+}
+
+// Validate reports the first value that no cluster can run with.
+func (c Config) Validate() error {
+	c = c.WithDefaults()
+	if c.NodePortMin > c.NodePortMax {
+		return fmt.Errorf("node ports %d-%d: the first is above the last", c.NodePortMin, c.NodePortMax)
+	}
+	all := append(slices.Clone(c.PodCIDRs), c.ServiceCIDRs...)
+	for i, a := range all {
+		if !a.IsValid() || a != a.Masked() {
+			return fmt.Errorf("CIDR %s: must be a network address with its prefix length", a)
+		}
+		for _, b := range all[:i] {
+			if a.Overlaps(b) {
+				return fmt.Errorf("CIDRs %s and %s overlap", b, a)
+			}
+		}
+	}
+	for _, cidrs := range [][]netip.Prefix{c.PodCIDRs, c.ServiceCIDRs} {
+		if len(cidrs) > 2 || len(cidrs) == 2 && cidrs[0].Addr().Is4() == cidrs[1].Addr().Is4() {
+			return fmt.Errorf("CIDRs %v: at most one a family", cidrs)
+		}
+		for _, p := range cidrs {
+			if p.Addr().BitLen()-p.Bits() < 4 {
+				return fmt.Errorf("CIDR %s: too small, at least 16 addresses are needed", p)
+			}
+		}
+	}
+	return nil
 }
 
 // The first addresses of every pod CIDR belong to the gateway itself. They are

@@ -1,0 +1,124 @@
+package kube
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
+	networkingv1beta1 "k8s.io/api/networking/v1beta1"
+	kjson "sigs.k8s.io/json"
+)
+
+// version is one apiVersion in which a kind is accepted.
+type version struct {
+	kind    *kind
+	new     func() API
+	convert func(API) API // to the kind's own type, nil if it is that already
+}
+
+// versions are by apiVersion and kind.
+var versions = func() map[[2]string]version {
+	m := map[[2]string]version{}
+	for _, k := range kinds {
+		m[[2]string{k.apiVersion(), k.name}] = version{kind: k, new: k.new}
+	}
+	ingress := kindByName["Ingress"]
+	m[[2]string{"extensions/v1beta1", "Ingress"}] = version{ingress,
+		func() API { return new(extensionsv1beta1.Ingress) },
+		func(o API) API { return ingressFromExtensions(o.(*extensionsv1beta1.Ingress)) }}
+	m[[2]string{"networking.k8s.io/v1beta1", "Ingress"}] = version{ingress,
+		func() API { return new(networkingv1beta1.Ingress) },
+		func(o API) API { return ingressFromV1beta1(o.(*networkingv1beta1.Ingress)) }}
+	m[[2]string{"networking.k8s.io/v1beta1", "IngressClass"}] = version{kindByName["IngressClass"],
+		func() API { return new(networkingv1beta1.IngressClass) },
+		func(o API) API { return ingressClassFromV1beta1(o.(*networkingv1beta1.IngressClass)) }}
+	return m
+}()
+
+// lookupVersion finds how to read a kind. A kind that is not known is either a
+// mistake, and what says which, or something to ignore.
+func lookupVersion(apiVersion, kindName string) (v version, known bool, what string) {
+	if v, ok := versions[[2]string{apiVersion, kindName}]; ok {
+		return v, true, ""
+	}
+	group, _, hasGroup := strings.Cut(apiVersion, "/")
+	if !hasGroup {
+		group = ""
+	}
+	switch group {
+	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "core":
+	default:
+		return v, false, ""
+	}
+	noMatch := fmt.Sprintf("no matches for kind %q in version %q", kindName, apiVersion)
+	if k := kindByName[kindName]; k != nil {
+		return v, false, noMatch + suggestVersion(kindName)
+	}
+	for _, k := range kinds {
+		if close := len(k.name) / 4; editDistance(strings.ToLower(k.name), strings.ToLower(kindName)) <= min(close, 2) {
+			return v, false, noMatch + fmt.Sprintf(" (did you mean %s, %s?)", k.name, k.apiVersion())
+		}
+	}
+	return v, false, ""
+}
+
+func suggestVersion(kindName string) string {
+	if k := kindByName[kindName]; k != nil {
+		return fmt.Sprintf(" (did you mean %s?)", k.apiVersion())
+	}
+	return ""
+}
+
+// editDistance is the number of letters to insert, remove or replace (Levenshtein).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
+
+// decode reads one object strictly, as kubectl does with --validate=strict.
+func (v version) decode(js []byte, lines lineIndex) (API, []Problem) {
+	obj := v.new()
+	var ps []Problem
+	strict, err := kjson.UnmarshalStrict(js, obj, kjson.DisallowUnknownFields)
+	if err != nil {
+		p := Problem{Err: err.Error()}
+		if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			p.Field = jsonPathAt(js, te.Offset)
+			p.Line = lines.find(p.Field)
+		}
+		return nil, append(ps, p)
+	}
+	for _, err := range strict {
+		p := Problem{Err: "strict decoding error: " + err.Error()}
+		if fe, ok := err.(kjson.FieldError); ok {
+			p.Field = fe.FieldPath()
+			p.Line = lines.find(p.Field)
+			p.Err += suggestField(obj, p.Field)
+		}
+		ps = append(ps, p)
+	}
+	if len(ps) > 0 {
+		return nil, ps
+	}
+	if v.convert != nil {
+		obj = v.convert(obj)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(v.kind.gvk())
+	return obj, nil
+}
