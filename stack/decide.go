@@ -1,0 +1,239 @@
+package stack
+
+import (
+	"net/netip"
+
+	"podgate/nat"
+	"podgate/policy"
+	"podgate/stack/packet"
+)
+
+// Theory of operation
+//
+// Decide says what shall happen to the first packet of a flow; every later
+// packet replays the answer. It is a pure function of a snapshot, the packet's
+// query and a read-only view of what the worker remembers: it takes no lock,
+// reads no clock and claims nothing, so that the worker, revalidation and
+// `podgate trace` all run the same code. Given a Trace it writes a line a stage.
+//
+//	anti-spoofing -> service -> egress policy -> ingress policy -> route -> masquerade
+//
+// Policies are judged on the pods' addresses: after the Service was translated,
+// before the source is. Replies are never decided: they are the reply leg of a
+// flow that was. The node's own addresses are exempt from policies; package
+// policy knows them.
+
+// Verdict is what happens to a packet.
+type Verdict uint8
+
+const (
+	Forward Verdict = iota
+	Drop
+	Reject // drop, and tell the sender
+)
+
+func (v Verdict) String() string { return [...]string{"forward", "drop", "reject"}[v] }
+
+// query is what a decision is about: a packet as it arrived.
+type query struct {
+	packet.Tuple
+	port   *attachment
+	dstMAC packet.MAC
+}
+
+// view is what Decide may know beside the snapshot.
+type view struct {
+	now      int64
+	affinity *affinity    // nil: nobody is remembered
+	serving  *nat.Backend // of a flow that exists: kept while eligible, by TCP always
+}
+
+// deps is what a decision rested on. As long as the pointers are those that a
+// newer snapshot gives, the decision is the same.
+type deps struct {
+	service *nat.ServicePort
+	backend *nat.Backend
+	srcPod  *policy.Pod
+	dstPod  *policy.Pod
+}
+
+// decision is the outcome of decide.
+type decision struct {
+	verdict Verdict
+	reason  Reason
+	out     *attachment
+	to      packet.Tuple // as it leaves; the source port is still to be claimed if masquerade is set
+	routed  bool         // the TTL counts down
+	deps
+
+	masquerade bool              // to.Src is the gateway's: a source port must be claimed
+	choice     nat.Choice        // how the backend was chosen
+	judged     [2]policy.Verdict // by policy.Direction
+	denying    []*policy.Policy  // that isolate the pod which denied it
+}
+
+func (d *decision) refuse(r Reason) {
+	d.reason, d.verdict = r, Drop
+	if r.class() == rejected {
+		d.verdict = Reject
+	}
+}
+
+// decide runs the stages until one refuses.
+func (s *Snapshot) decide(q query, v view, tr *Trace) (d decision) {
+	d.to = q.Tuple
+	r := s.antiSpoof(&q)
+	tr.antiSpoof(&q, r)
+	if r == None {
+		r = s.service(&q, &v, &d)
+		tr.service(&q, &d, r)
+	}
+	if r == None {
+		r = s.judge(policy.Egress, &d)
+		tr.judge(s, policy.Egress, &d, r)
+	}
+	if r == None {
+		r = s.judge(policy.Ingress, &d)
+		tr.judge(s, policy.Ingress, &d, r)
+	}
+	if r == None {
+		r = s.route(&q, &d)
+		tr.route(&q, &d, r)
+	}
+	if r == None {
+		r = s.masquerade(&q, &d)
+		tr.masquerade(&q, &d, r)
+	}
+	if r != None {
+		d.refuse(r)
+	}
+	return d
+}
+
+// antiSpoof: a pod speaks from its own addresses only. The gateway's own stack
+// speaks for clients outside too.
+func (s *Snapshot) antiSpoof(q *query) Reason {
+	if q.port.Local || q.port.has(q.Src) {
+		return None
+	}
+	return SpoofedIP
+}
+
+// service turns a Service address into one backend.
+func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
+	if s.services == nil {
+		return None
+	}
+	sp, outcome := s.services.Lookup(q.Dst, q.Proto, q.DstPort)
+	d.deps.service = sp
+	if outcome == nat.Translate {
+		external := q.port.Local && !s.own[q.Src]
+		sticky := v.serving
+		if sticky == nil {
+			sticky = v.affinity.recall(q.Src, sp, v.now)
+		}
+		d.choice = sp.Choose(q.Tuple, external, sticky)
+		outcome, d.backend = d.choice.Outcome, d.choice.Backend
+	}
+	if v.serving != nil && q.Proto == packet.TCP && d.backend != v.serving {
+		outcome, d.backend = nat.Translate, v.serving
+	}
+	switch outcome {
+	case nat.NotService:
+		return None
+	case nat.Translate:
+		d.to.Dst, d.to.DstPort = d.backend.Addr, d.backend.Port
+		return None
+	case nat.NoEndpoints:
+		return ServiceNoEndpoints
+	case nat.UnknownPort:
+		return ServiceUnknownPort
+	case nat.NoLocal:
+		return ServiceNoLocal
+	case nat.NotAllowed:
+		return ServiceSourceDenied
+	default:
+		return ServiceUnallocated
+	}
+}
+
+// judge asks the policies of one end. A pod always reaches itself.
+func (s *Snapshot) judge(dir policy.Direction, d *decision) Reason {
+	if s.policies == nil {
+		return None
+	}
+	subject, peer, denied := s.policies.Pod(d.to.Src), d.to.Dst, PolicyEgressDenied
+	if dir == policy.Egress {
+		d.srcPod = subject
+	} else {
+		subject, peer, denied = s.policies.Pod(d.to.Dst), d.to.Src, PolicyIngressDenied
+		d.dstPod = subject
+	}
+	if subject == nil || d.to.Src == d.to.Dst {
+		d.judged[dir].Allowed = true
+		return None
+	}
+	d.judged[dir] = s.policies.Judge(dir, subject, peer, d.to.Proto, d.to.DstPort)
+	if d.judged[dir].Allowed {
+		return None
+	}
+	d.denying = subject.Isolating(dir)
+	return denied
+}
+
+// route finds the port that the packet leaves by.
+func (s *Snapshot) route(q *query, d *decision) Reason {
+	dst := d.to.Dst
+	if out := s.owner[dst]; out != nil {
+		toGateway, toPeer := q.dstMAC == s.gatewayMAC, q.dstMAC == out.MAC
+		switch {
+		case q.port.Local:
+		case !toGateway && !toPeer:
+			return WrongMAC
+		case d.backend != nil:
+			d.routed = true
+		case toGateway:
+			d.routed = !out.Local
+		}
+		d.out = out
+		return None
+	}
+	switch {
+	case s.own[dst] || contains(s.podCIDRs, dst):
+		return NoSuchPod
+	case !q.port.Local && q.dstMAC != s.gatewayMAC:
+		return WrongMAC
+	case contains(s.serviceCIDRs, dst):
+		return ServiceUnallocated
+	case forbidden(dst) || contains(s.forbidden, dst):
+		return EgressForbidden
+	case s.egressOff:
+		return EgressOff
+	case s.local == nil || q.port.Local:
+		return NoRoute
+	}
+	d.out, d.routed = s.local, true
+	return None
+}
+
+// forbidden are the destinations that never leave, whatever is configured:
+// link-local, multicast, broadcast, unspecified and loopback.
+func forbidden(a packet.Addr) bool {
+	ip := a.Netip()
+	return ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || ip.IsLoopback() ||
+		ip == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// masquerade: a packet that leaves where it came from needs the gateway's
+// address as source, or the answer would bypass us (hairpin).
+func (s *Snapshot) masquerade(q *query, d *decision) Reason {
+	if d.out != q.port {
+		return None
+	}
+	gw := s.gateway(d.to.Src)
+	if d.backend == nil || q.port.Local || gw == (packet.Addr{}) {
+		return PortLoop
+	}
+	d.to.Src, d.masquerade = gw, true
+	return None
+}

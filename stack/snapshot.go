@@ -1,0 +1,156 @@
+package stack
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"podgate/nat"
+	"podgate/policy"
+	"podgate/stack/flow"
+	"podgate/stack/packet"
+)
+
+// Snapshot is everything that a decision rests on, immutable from the moment
+// that it is current. A batch of frames sees one snapshot, never a mix of two.
+type Snapshot struct {
+	Generation uint64
+
+	gatewayMAC   packet.MAC
+	gateway4     packet.Addr // zero when the gateway has no address of the family
+	gateway6     packet.Addr
+	podCIDRs     []netip.Prefix
+	serviceCIDRs []netip.Prefix
+
+	ports []*attachment               // by PortID; nil: none
+	local *attachment                 // nil: nothing goes out
+	owner map[packet.Addr]*attachment // who has an address; the gateway's own are absent while there is no local port
+	own   map[packet.Addr]bool        // Config.LocalAddrs
+
+	services  *nat.Table
+	policies  *policy.Table
+	forbidden []netip.Prefix
+	egressOff bool
+}
+
+// attachment is a port as decisions see it: no device, no counters.
+type attachment struct {
+	PortSpec
+	id    flow.PortID
+	addrs []packet.Addr
+}
+
+// has says whether the port may use the source address a.
+func (at *attachment) has(a packet.Addr) bool { return slices.Contains(at.addrs, a) }
+
+// label names a port for people: its pod, or its interface.
+func (at *attachment) label() string {
+	switch {
+	case at == nil:
+		return "none"
+	case at.Local:
+		return "local"
+	case at.Pod.Name != "":
+		return at.Pod.String()
+	default:
+		return at.Name
+	}
+}
+
+func newSnapshot(cfg *Config) *Snapshot {
+	s := &Snapshot{
+		Generation:   1,
+		gatewayMAC:   cfg.GatewayMAC,
+		podCIDRs:     cfg.PodCIDRs,
+		serviceCIDRs: cfg.ServiceCIDRs,
+		ports:        make([]*attachment, 1),
+		owner:        map[packet.Addr]*attachment{},
+		own:          map[packet.Addr]bool{},
+	}
+	for _, a := range cfg.GatewayAddrs {
+		s.own[packet.AddrFrom(a)] = true
+		if a.Is4() {
+			s.gateway4 = packet.AddrFrom(a)
+		} else {
+			s.gateway6 = packet.AddrFrom(a)
+		}
+	}
+	for _, a := range cfg.LocalAddrs {
+		s.own[packet.AddrFrom(a)] = true
+	}
+	return s
+}
+
+// gateway is the node's address of a's family, zero when there is none.
+func (s *Snapshot) gateway(a packet.Addr) packet.Addr {
+	if a.Is4() {
+		return s.gateway4
+	}
+	return s.gateway6
+}
+
+func (s *Snapshot) port(id flow.PortID) *attachment {
+	if int(id) < len(s.ports) {
+		return s.ports[id]
+	}
+	return nil
+}
+
+// succeed is the snapshot that follows s, to be changed before it is current.
+func (s *Snapshot) succeed() *Snapshot {
+	next := *s
+	next.Generation++
+	return &next
+}
+
+func (s *Snapshot) withInput(in Input) *Snapshot {
+	next := s.succeed()
+	next.services = in.Services
+	next.policies = in.Policies
+	next.forbidden = in.Forbidden
+	next.egressOff = in.EgressOff
+	return next
+}
+
+func (s *Snapshot) withPort(at *attachment) *Snapshot {
+	next := s.succeed()
+	next.ports = slices.Clone(s.ports)
+	for len(next.ports) <= int(at.id) {
+		next.ports = append(next.ports, nil)
+	}
+	next.ports[at.id] = at
+	next.owner = maps.Clone(s.owner)
+	if at.Local {
+		next.local = at
+		for a := range s.own {
+			next.owner[a] = at
+		}
+		return next
+	}
+	for _, a := range at.addrs {
+		next.owner[a] = at
+	}
+	return next
+}
+
+func (s *Snapshot) withoutPort(at *attachment) *Snapshot {
+	next := s.succeed()
+	next.ports = slices.Clone(s.ports)
+	next.ports[at.id] = nil
+	next.owner = maps.Clone(s.owner)
+	maps.DeleteFunc(next.owner, func(_ packet.Addr, o *attachment) bool { return o == at })
+	if next.local == at {
+		next.local = nil
+	}
+	return next
+}
+
+func contains(prefixes []netip.Prefix, a packet.Addr) bool {
+	ip := a.Netip()
+	for _, p := range prefixes {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,327 @@
+package stack
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"podgate/kube"
+	"podgate/nat"
+	"podgate/policy"
+	"podgate/stack/flow"
+	"podgate/stack/packet"
+)
+
+// The stages of a decision, in order.
+const (
+	stageAntiSpoof  = "anti-spoofing"
+	stageService    = "service"
+	stageEgress     = "egress policy"
+	stageIngress    = "ingress policy"
+	stageRoute      = "route"
+	stageMasquerade = "masquerade"
+)
+
+// TraceStage is what one stage found, in a sentence.
+type TraceStage struct {
+	Stage string `json:"stage"`
+	Text  string `json:"text"`
+}
+
+// Trace collects a line a stage. A nil Trace collects nothing, and costs nothing.
+type Trace struct{ Stages []TraceStage }
+
+// TraceQuery is a packet that might be sent.
+type TraceQuery struct {
+	Pod     kube.Name   // sender; zero: the local port
+	Port    flow.PortID // sender by attachment, instead of Pod
+	Src     netip.Addr  // zero: the sender's address of Dst's family
+	Dst     netip.Addr
+	Proto   packet.Proto // ICMP means ICMPv6 when Dst is IPv6
+	SrcPort uint16       // zero: 40000; a Service's choice of backend depends on it
+	DstPort uint16
+}
+
+// TraceResult is the production decision about a TraceQuery, explained.
+type TraceResult struct {
+	Query    string       `json:"query"` // "tcp 10.244.0.4:40000 > 10.96.0.1:80"
+	Stages   []TraceStage `json:"stages"`
+	Verdict  string       `json:"verdict"` // forward, drop, reject
+	Reason   string       `json:"reason,omitempty"`
+	Service  string       `json:"service,omitempty"` // namespace/name:port
+	Backend  string       `json:"backend,omitempty"` // address:port, and the pod's name
+	Policies []string     `json:"policies,omitempty"`
+	Out      string       `json:"out,omitempty"`  // "shop/web", "local"
+	Sent     string       `json:"sent,omitempty"` // the tuple as it would leave
+}
+
+// Delivered says whether the packet would arrive.
+func (r TraceResult) Delivered() bool { return r.Verdict == Forward.String() }
+
+func (r TraceResult) String() string {
+	var b strings.Builder
+	fmt.Fprintln(&b, r.Query)
+	for _, s := range r.Stages {
+		fmt.Fprintf(&b, "  %-15s %s\n", s.Stage, s.Text)
+	}
+	fmt.Fprintf(&b, "  => %s", r.Verdict)
+	if r.Reason != "" {
+		fmt.Fprintf(&b, ": %s", r.Reason)
+	}
+	if r.Out != "" {
+		fmt.Fprintf(&b, " to %s as %s", r.Out, r.Sent)
+	}
+	return b.String()
+}
+
+func (t *Trace) add(stage, format string, args ...any) {
+	t.Stages = append(t.Stages, TraceStage{stage, fmt.Sprintf(format, args...)})
+}
+
+func (t *Trace) antiSpoof(q *query, r Reason) {
+	switch {
+	case t == nil:
+	case r != None:
+		t.add(stageAntiSpoof, "%s is not an address of %s", q.Src, q.port.label())
+	case q.port.Local:
+		t.add(stageAntiSpoof, "%s comes through the gateway's own stack: not checked", q.Src)
+	default:
+		t.add(stageAntiSpoof, "%s is an address of %s", q.Src, q.port.label())
+	}
+}
+
+func (t *Trace) service(q *query, d *decision, r Reason) {
+	if t == nil {
+		return
+	}
+	name := serviceName(d.service)
+	switch r {
+	case None:
+		switch {
+		case d.backend == nil:
+			t.add(stageService, "%s is no Service address: unchanged", q.Dst)
+		default:
+			t.add(stageService, "%s is Service %s: backend %s, chosen by %s", addrPort(q.Dst, q.DstPort), name, backendName(d.backend), d.choice.Why)
+		}
+	case ServiceNoEndpoints:
+		t.add(stageService, "Service %s has no ready endpoint", name)
+	case ServiceUnknownPort:
+		t.add(stageService, "%s is a Service address, but no Service listens on %s port %d of it", q.Dst, protoName(q.Proto), q.DstPort)
+	case ServiceNoLocal:
+		t.add(stageService, "Service %s has traffic policy Local and no ready endpoint on this node", name)
+	case ServiceSourceDenied:
+		t.add(stageService, "%s is not in loadBalancerSourceRanges of Service %s", q.Src, name)
+	default:
+		t.add(stageService, "%s is in the Service range, but no Service has it", q.Dst)
+	}
+}
+
+func (t *Trace) judge(s *Snapshot, dir policy.Direction, d *decision, r Reason) {
+	if t == nil {
+		return
+	}
+	stage, subject, pod, verb := stageEgress, d.to.Src, d.srcPod, "send to"
+	peer := d.to.Dst
+	if dir == policy.Ingress {
+		stage, subject, pod, verb = stageIngress, d.to.Dst, d.dstPod, "receive from"
+		peer = d.to.Src
+	}
+	v := d.judged[dir]
+	switch {
+	case s.policies == nil:
+		t.add(stage, "there are no policies")
+	case pod == nil:
+		t.add(stage, "%s is no pod: no policy applies", subject)
+	case d.to.Src == d.to.Dst:
+		t.add(stage, "a pod may always speak to itself")
+	case r != None:
+		t.add(stage, "%s may not %s %s: isolated by %s, and no rule allows it", s.who(subject), verb, s.who(peer), policyNames(d.denying))
+	case v.By != nil:
+		t.add(stage, "%s may %s %s: allowed by %s", s.who(subject), verb, s.who(peer), v.By)
+	case v.Isolated:
+		t.add(stage, "%s may %s %s: the node is exempt", s.who(subject), verb, s.who(peer))
+	default:
+		t.add(stage, "no policy selects %s", s.who(subject))
+	}
+}
+
+func (t *Trace) route(q *query, d *decision, r Reason) {
+	if t == nil {
+		return
+	}
+	dst := d.to.Dst
+	switch r {
+	case None:
+		how := "switched within the segment"
+		switch {
+		case d.routed:
+			how = "routed, the TTL counts down"
+		case q.port.Local:
+			how = "from the gateway, as it is"
+		case d.out.Local:
+			how = "the gateway itself"
+		}
+		if d.out.Local && d.routed && d.backend == nil {
+			how = "outside the cluster, dialled again from the gateway's own namespace"
+		}
+		t.add(stageRoute, "%s is behind %s: %s", dst, d.out.label(), how)
+	case NoSuchPod:
+		t.add(stageRoute, "%s is a pod address that no attached pod has", dst)
+	case WrongMAC:
+		t.add(stageRoute, "the frame is addressed to neither the gateway nor the owner of %s", dst)
+	case EgressForbidden:
+		t.add(stageRoute, "%s may not be reached from pods", dst)
+	case EgressOff:
+		t.add(stageRoute, "%s is outside the cluster, and egress is off", dst)
+	case ServiceUnallocated:
+		t.add(stageRoute, "%s is in the Service range, but no Service has it", dst)
+	default:
+		t.add(stageRoute, "there is no way to %s", dst)
+	}
+}
+
+func (t *Trace) masquerade(q *query, d *decision, r Reason) {
+	switch {
+	case t == nil:
+	case r != None:
+		t.add(stageMasquerade, "%s would get its own packet back", q.port.label())
+	case d.masquerade:
+		t.add(stageMasquerade, "hairpin: %s sees the gateway, %s, as its client", d.out.label(), d.to.Src)
+	default:
+		t.add(stageMasquerade, "not needed: %s is seen as it is", d.to.Src)
+	}
+}
+
+// who names an address: its pod where there is one.
+func (s *Snapshot) who(a packet.Addr) string {
+	if at := s.owner[a]; at != nil && !at.Local {
+		return at.label()
+	}
+	return a.String()
+}
+
+func serviceName(sp *nat.ServicePort) string {
+	if sp == nil {
+		return ""
+	}
+	if sp.Service.Name == "" {
+		return fmt.Sprintf("hostPort of %s:%d", sp.Pod, sp.Port)
+	}
+	if sp.Name == "" {
+		return fmt.Sprintf("%s:%d", sp.Service, sp.Port)
+	}
+	return fmt.Sprintf("%s:%s", sp.Service, sp.Name)
+}
+
+func backendName(b *nat.Backend) string {
+	if b == nil {
+		return ""
+	}
+	at := addrPort(b.Addr, b.Port)
+	if b.Pod.Name == "" {
+		return at
+	}
+	return fmt.Sprintf("%s (%s)", at, b.Pod)
+}
+
+func policyNames(ps []*policy.Policy) string {
+	words := make([]string, len(ps))
+	for i, p := range ps {
+		words[i] = p.Name.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+func addrPort(a packet.Addr, port uint16) string {
+	return netip.AddrPortFrom(a.Netip(), port).String()
+}
+
+func protoName(p packet.Proto) string { return strings.ToLower(fmt.Sprint(p)) }
+
+func tupleString(t packet.Tuple) string {
+	if t.SrcPort == 0 && t.DstPort == 0 {
+		return fmt.Sprintf("%s %s > %s", protoName(t.Proto), t.Src, t.Dst)
+	}
+	return fmt.Sprintf("%s %s > %s", protoName(t.Proto), addrPort(t.Src, t.SrcPort), addrPort(t.Dst, t.DstPort))
+}
+
+// ask runs the production decision for a packet that nobody sent.
+func (w *worker) ask(tq TraceQuery) TraceResult {
+	s := w.snap
+	from := s.local
+	if tq.Port != 0 {
+		from = s.port(tq.Port)
+	} else if tq.Pod.Name != "" {
+		from = s.pod(tq.Pod)
+	}
+	if from == nil {
+		return TraceResult{Verdict: Drop.String(), Reason: NoSuchPod.String(),
+			Stages: []TraceStage{{stageAntiSpoof, fmt.Sprintf("%s is not attached", cmpName(tq.Pod))}}}
+	}
+	dst := packet.AddrFrom(tq.Dst)
+	q := query{port: from, dstMAC: s.gatewayMAC}
+	q.Tuple = packet.Tuple{Dst: dst, Proto: tq.Proto, SrcPort: tq.SrcPort, DstPort: tq.DstPort}
+	switch {
+	case tq.Src.IsValid():
+		q.Src = packet.AddrFrom(tq.Src)
+	case from.Local:
+		q.Src = s.gateway(dst)
+	default:
+		for _, a := range from.addrs {
+			if a.Is4() == dst.Is4() {
+				q.Src = a
+			}
+		}
+	}
+	if out := s.owner[dst]; out != nil && !out.Local {
+		q.dstMAC = out.MAC // pods are on-link for each other
+	}
+	if q.Proto == packet.ICMP && !dst.Is4() {
+		q.Proto = packet.ICMPv6
+	}
+	if q.SrcPort == 0 {
+		q.SrcPort = 40000
+	}
+	var tr Trace
+	d := s.decide(q, view{now: w.now, affinity: w.affinity}, &tr)
+	res := TraceResult{
+		Query:   tupleString(q.Tuple),
+		Stages:  tr.Stages,
+		Verdict: d.verdict.String(),
+		Service: serviceName(d.service),
+		Backend: backendName(d.backend),
+	}
+	if d.verdict == Forward {
+		res.Out, res.Sent = d.out.label(), tupleString(d.to)
+		if d.masquerade {
+			res.Sent += " (source port claimed when sent)"
+		}
+	} else {
+		res.Reason = d.reason.String()
+	}
+	for _, n := range d.denying {
+		res.Policies = append(res.Policies, n.Name.String())
+	}
+	for _, v := range d.judged {
+		if d.verdict == Forward && v.By != nil {
+			res.Policies = append(res.Policies, v.By.String())
+		}
+	}
+	return res
+}
+
+func (s *Snapshot) pod(name kube.Name) *attachment {
+	for _, at := range s.ports {
+		if at != nil && at.Pod == name {
+			return at
+		}
+	}
+	return nil
+}
+
+func cmpName(n kube.Name) string {
+	if n.Name == "" {
+		return "the gateway's own stack"
+	}
+	return "pod " + n.String()
+}
