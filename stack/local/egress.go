@@ -1,0 +1,6 @@
+package local
+
+type egress struct{}
+
+func startEgress(*Stack) *egress { return &egress{} }
+func (*egress) close()           {}
