@@ -1,7 +1,18 @@
-// Package link holds the devices that frames come from and go to.
+// Package link holds the devices that frames come from and go to: TAP, veth
+// through a packet socket, and an in-memory pair.
+//
+// A Frame carries its virtio_net_hdr from device to device unchanged, so that a
+// super-frame with a partial checksum, as one pod's kernel made it, is what the
+// other pod's kernel takes. Only a device that refuses such a frame gets it
+// segmented in software. Bits of the header that speak of reception only
+// (DATA_VALID) mean nothing on the way out, and kernels ignore them there.
+//
+// The package starts no goroutines.
 package link
 
 import (
+	"sync/atomic"
+
 	"podgate/stack/packet"
 )
 
@@ -27,3 +38,22 @@ type Device interface {
 	// Close releases the descriptors; a second Close does nothing.
 	Close() error
 }
+
+// Counters of a device, in frames. They may be read at any time.
+type Counters struct {
+	// Full counts how often a write found no room and stopped.
+	Full atomic.Uint64
+	// Refused counts frames that the kernel would not take as they were: too
+	// long for the link, or with a header that makes no sense to it.
+	Refused atomic.Uint64
+	// Oversize counts frames read that were longer than MaxFrame, and lost.
+	Oversize atomic.Uint64
+	// Segmented counts super-frames that had to be cut up in software.
+	Segmented atomic.Uint64
+}
+
+var (
+	_ Device = (*TAP)(nil)
+	_ Device = (*Veth)(nil)
+	_ Device = (*Mem)(nil)
+)
