@@ -1,5 +1,3 @@
-// Package flow is the memory of conversations: keys, legs, flows and the table
-// that finds them.
 package flow
 
 import "podgate/stack/packet"
@@ -11,4 +9,9 @@ type PortID uint16
 type Key struct {
 	packet.Tuple
 	Port PortID
+}
+
+// Hash spreads keys; equal tuples of different ports have different hashes.
+func (k *Key) Hash(seed uint64) uint64 {
+	return k.Tuple.Hash(seed + uint64(k.Port)*0x9e3779b97f4a7c15)
 }

@@ -4,7 +4,9 @@
 package packet
 
 import (
+	"net"
 	"net/netip"
+	"strconv"
 )
 
 // Addr is an IP address in its 16-byte form; IPv4 is held v4-mapped
@@ -22,10 +24,29 @@ func (a Addr) Is4() bool {
 	return [12]byte(a[:12]) == [12]byte{10: 0xff, 11: 0xff}
 }
 
+// IsMulticast says whether a is a multicast address of either family.
+func (a Addr) IsMulticast() bool {
+	return a[0] == 0xff || a.Is4() && a[12]&0xf0 == 0xe0
+}
+
+// IsBroadcast says whether a is 255.255.255.255; broadcasts of a subnet are
+// not known to this package, but their frames have a group MAC.
+func (a Addr) IsBroadcast() bool {
+	return a == Addr{10: 0xff, 11: 0xff, 12: 0xff, 13: 0xff, 14: 0xff, 15: 0xff}
+}
+
+// IsUnspecified says whether a is 0.0.0.0, :: or the zero Addr.
+func (a Addr) IsUnspecified() bool { return a == Addr{} || a == Addr{10: 0xff, 11: 0xff} }
+
 func (a Addr) String() string { return a.Netip().String() }
 
 // MAC is an Ethernet address.
 type MAC [6]byte
+
+// Group says whether m is a multicast or the broadcast address.
+func (m MAC) Group() bool { return m[0]&1 != 0 }
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Proto is an IP protocol number.
 type Proto uint8
@@ -38,6 +59,24 @@ const (
 	SCTP    Proto = 132
 	UDPLite Proto = 136
 )
+
+func (p Proto) String() string {
+	switch p {
+	case ICMP:
+		return "ICMP"
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case ICMPv6:
+		return "ICMPv6"
+	case SCTP:
+		return "SCTP"
+	case UDPLite:
+		return "UDPLite"
+	}
+	return "proto-" + strconv.Itoa(int(p))
+}
 
 // Tuple names one direction of a conversation. For ICMP echo the identifier
 // is SrcPort of a request and DstPort of a reply, the other port being 0;
@@ -65,3 +104,11 @@ type Frame []byte
 
 // Eth is the Ethernet frame within f.
 func (f Frame) Eth() []byte { return f[VnetHdrLen:] }
+
+// newFrame is the frame of length n, Ethernet header included, at the front of
+// buf, with a zero vnet header; buf must hold VnetHdrLen+n bytes.
+func newFrame(buf []byte, n int) Frame {
+	f := Frame(buf[:VnetHdrLen+n])
+	clear(f[:VnetHdrLen])
+	return f
+}

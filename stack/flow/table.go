@@ -1,0 +1,264 @@
+package flow
+
+import (
+	"math/rand/v2"
+
+	"podgate/stack/packet"
+)
+
+// Theory of operation. Flows live in chunks of chunkLen, never move and have no
+// pointers; a flow's id is its place. An index finds legs: an open-addressing
+// hash table whose slots hold 32 bits of hash and a reference (id and leg), so
+// that probing and growing read the index alone, and a hit costs one line of
+// the index and the three lines of leg and flow. The index is cut into
+// numSegments by the hash's high bits and each grows on its own: no packet waits
+// for a million entries to be moved.
+//
+// A free place is always taken from the lowest chunk that has one, so that
+// after a flood the high chunks empty and are given back.
+//
+// What may be evicted is in lists, oldest first, for the table and for each
+// port: an insertion into a full table takes the head of one.
+
+// DefaultMaxFlows is as many as the kernel's conntrack holds on a machine with
+// more than 4 GiB.
+const DefaultMaxFlows = 1 << 18
+
+// defaultPortShare lets one busy pod use half of the table.
+const defaultPortShare = 0.5
+
+// Config says how a Table is to behave. The zero value works.
+type Config struct {
+	// MaxFlows is how many flows the table holds; 0 is DefaultMaxFlows.
+	MaxFlows int
+	// PortShare is the part of MaxFlows that flows with the same Orig.Port may
+	// take, over 0 up to 1; 0 is one half.
+	PortShare float64
+	Timeouts  Timeouts
+	// Seed makes hashes differ; 0 is a random one.
+	Seed uint64
+	// Removed, if not nil, is told of every flow before it is forgotten: the
+	// one place to release what was claimed for it. It must not call the
+	// table but for Deps.
+	Removed func(*Flow, Cause)
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxFlows <= 0 {
+		c.MaxFlows = DefaultMaxFlows
+	}
+	c.MaxFlows = min(c.MaxFlows, 1<<30)
+	if c.PortShare <= 0 || c.PortShare > 1 {
+		c.PortShare = defaultPortShare
+	}
+	c.Timeouts = c.Timeouts.withDefaults()
+	for c.Seed == 0 {
+		c.Seed = rand.Uint64()
+	}
+	if c.Removed == nil {
+		c.Removed = func(*Flow, Cause) {}
+	}
+	return c
+}
+
+// Table finds flows by either of their keys.
+type Table struct {
+	cfg       Config
+	portLimit int
+	index     index
+	store     store
+	evictable [numClasses]list
+	ports     []port // by PortID, of Orig.Port
+	cursor    Cursor // of Sweep
+}
+
+// port is what one attachment has in the table.
+type port struct {
+	flows     int
+	evictable [numClasses]list
+}
+
+// Result is what became of an insertion.
+type Result uint8
+
+const (
+	// Inserted: both legs are there.
+	Inserted Result = iota
+	// Duplicate: a flow with one of the keys exists.
+	Duplicate
+	// TableFull: there is no room and nothing that may be evicted.
+	TableFull
+	// PortFull: the port has its share, and nothing that may be evicted.
+	PortFull
+)
+
+func (r Result) String() string {
+	return [...]string{"inserted", "duplicate", "table-full", "port-full"}[r]
+}
+
+// Cause is why a flow was forgotten.
+type Cause uint8
+
+const (
+	// Removed by its owner.
+	Removed Cause = iota
+	// TimedOut: no packet came for as long as its state allows.
+	TimedOut
+	// Evicted in favour of a new flow.
+	Evicted
+)
+
+func (c Cause) String() string {
+	return [...]string{"removed", "timed-out", "evicted"}[c]
+}
+
+// New makes an empty table.
+func New(cfg Config) *Table {
+	cfg = cfg.withDefaults()
+	t := &Table{
+		cfg:       cfg,
+		portLimit: max(1, int(float64(cfg.MaxFlows)*cfg.PortShare)),
+	}
+	t.index.init()
+	return t
+}
+
+// Len is how many flows there are.
+func (t *Table) Len() int { return t.store.live }
+
+// MaxFlows is how many there may be.
+func (t *Table) MaxFlows() int { return t.cfg.MaxFlows }
+
+// PortLen is how many flows have Orig.Port id.
+func (t *Table) PortLen(id PortID) int {
+	if int(id) >= len(t.ports) {
+		return 0
+	}
+	return t.ports[id].flows
+}
+
+// Lookup finds the leg with key k and its flow, or nil. A flow whose time is up
+// is not found: it is removed on the way.
+func (t *Table) Lookup(k *Key, now int64) (*Flow, *Leg) {
+	h := k.Hash(t.cfg.Seed)
+	s := &t.index.segments[h>>segmentShift]
+	mask := uint32(len(s.slots) - 1)
+	for i := uint32(h) & mask; ; i = (i + 1) & mask {
+		e := s.slots[i&mask]
+		if e.ref == 0 {
+			return nil, nil
+		}
+		if e.tag != uint32(h) {
+			continue
+		}
+		f := t.store.at(e.ref >> 1)
+		l := &f.Orig
+		if e.ref&1 != 0 {
+			l = &f.Reply
+		}
+		if l.Key != *k {
+			continue
+		}
+		if f.Expired(now) {
+			t.remove(f, TimedOut)
+			return nil, nil
+		}
+		return f, l
+	}
+}
+
+// Hit takes note of a packet of n IP bytes on leg l of f: its counters, time and
+// state; flags are its TCP flags, 0 of other protocols. The packet that made the
+// flow is told by Hit too. It returns false, and has done nothing, if f is over
+// and the packet opens a new conversation under the same key: the owner removes
+// f and decides anew.
+func (t *Table) Hit(f *Flow, l *Leg, flags uint8, n int, now int64) bool {
+	if s := f.next(l.Reply, flags); s != f.state {
+		t.setState(f, s)
+	} else if s >= TimeWait && flags&(packet.SYN|packet.ACK) == packet.SYN {
+		return false
+	}
+	l.Packets++
+	l.Bytes += uint64(n)
+	f.LastSeen = now
+	return true
+}
+
+// Insert makes a flow of copies of both legs, or of neither. Their Reply fields
+// and counters are set here; Hit is still to be told of the first packet. A flow
+// that goes where it came from (orig.Key == reply.Key) is a Duplicate of itself.
+func (t *Table) Insert(orig, reply *Leg, now int64) (*Flow, Result) {
+	ho, hr := orig.Key.Hash(t.cfg.Seed), reply.Key.Hash(t.cfg.Seed)
+	if orig.Key == reply.Key || t.has(&orig.Key, ho, now) || t.has(&reply.Key, hr, now) {
+		return nil, Duplicate
+	}
+	p := t.port(orig.Port)
+	if p.flows >= t.portLimit && !t.evict(&p.evictable) {
+		return nil, PortFull
+	}
+	if t.store.live >= t.cfg.MaxFlows && !t.evict(&t.evictable) {
+		return nil, TableFull
+	}
+	f := t.store.take()
+	f.Orig, f.Reply = *orig, *reply
+	f.Orig.start(ho, false)
+	f.Reply.start(hr, true)
+	f.LastSeen, f.Created = now, now
+	f.class = kept
+	t.setState(f, Fresh)
+	p.flows++
+	t.index.add(ho, f.id<<1)
+	t.index.add(hr, f.id<<1|1)
+	return f, Inserted
+}
+
+func (l *Leg) start(hash uint64, reply bool) {
+	l.hash, l.Reply, l.Packets, l.Bytes = hash, reply, 0, 0
+}
+
+// has says whether a live flow has key k.
+func (t *Table) has(k *Key, hash uint64, now int64) bool {
+	f, _ := t.Lookup(k, now)
+	return f != nil
+}
+
+// Remove forgets f, and tells Config.Removed.
+func (t *Table) Remove(f *Flow) { t.remove(f, Removed) }
+
+func (t *Table) remove(f *Flow, why Cause) {
+	if f.id == 0 {
+		panic("flow: removed twice")
+	}
+	t.cfg.Removed(f, why)
+	t.unlist(f)
+	t.ports[f.Orig.Port].flows--
+	t.index.remove(f.Orig.hash, f.id<<1)
+	t.index.remove(f.Reply.hash, f.id<<1|1)
+	t.store.give(f)
+}
+
+// Deps is what the owner's decision about f rested on, as SetDeps was told.
+func (t *Table) Deps(f *Flow) any { return *t.store.deps(f.id) }
+
+// SetDeps remembers d with f until f is removed. It is kept apart from the
+// flow, because a hit does not need it.
+func (t *Table) SetDeps(f *Flow, d any) { *t.store.deps(f.id) = d }
+
+// setState moves f to s: its timeout, and what list it is in.
+func (t *Table) setState(f *Flow, s State) {
+	f.state = s
+	f.timeout = int64(t.cfg.Timeouts.of(f.Orig.Proto, s))
+	if c := s.class(); c != f.class {
+		t.unlist(f)
+		f.class = c
+		t.enlist(f)
+	}
+}
+
+// port is the account of id.
+func (t *Table) port(id PortID) *port {
+	for int(id) >= len(t.ports) {
+		t.ports = append(t.ports, port{})
+	}
+	return &t.ports[id]
+}
