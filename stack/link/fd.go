@@ -116,13 +116,27 @@ func (d *descriptor) WriteBatch(frames []packet.Frame) (int, error) {
 			return i, nil
 		case unix.EIO, unix.ENETDOWN: // the link is down
 			return i, nil
-		case unix.EINVAL, unix.EMSGSIZE:
+		case unix.EINVAL:
+			// A kernel before 6.2 does not know UDP segmentation offload.
+			if f.Vnet().GSOType == packet.GSONone || !d.writeSegments(f) {
+				d.Refused.Add(1)
+			}
+		case unix.EMSGSIZE:
 			d.Refused.Add(1)
 		default:
 			return i, fmt.Errorf("write %s: %w", d.name, errno)
 		}
 	}
 	return len(frames), nil
+}
+
+func (d *descriptor) writeSegments(f packet.Frame) bool {
+	d.Segmented.Add(1)
+	ok := true
+	done := Segment(f, 0, func(s packet.Frame) {
+		ok = ok && d.write(s) == 0
+	})
+	return done && ok
 }
 
 func (d *descriptor) read(buf []byte) (int, unix.Errno) {
