@@ -19,9 +19,9 @@ type Table struct {
 	nodes     []packet.Addr
 	ranges    []netip.Prefix
 	published []Publication
-	shadowed  map[publicPort][]owner // who lost a published port, with the winner last
-	contested map[front]bool         // fronts with more than one holder
-	faulty    map[owner]bool         // services with problems
+	refused   []kube.Problem // of ports that two want published
+	contested map[front]bool // fronts with more than one holder
+	faulty    map[owner]bool // services with problems
 
 	inputs inputs
 }
@@ -29,11 +29,12 @@ type Table struct {
 // front is what a packet is looked up by. Three kinds of key live in one map:
 // a Service address with protocol and port; a ClusterIP alone (protocol and
 // port 0), which tells an unknown port from an unknown address; and a NodePort
-// or hostPort, at the unspecified address of its family.
+// or hostPort, which has the unspecified address of its family.
 type front struct {
 	addr  packet.Addr
 	port  uint16
 	proto packet.Proto
+	node  bool // at every node address
 }
 
 // holder is a claim on a front that took effect, followed by those that did
@@ -80,25 +81,25 @@ func (a owner) compare(b owner) int {
 	return cmp.Or(cmp.Compare(a.kind(), b.kind()), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
 }
 
-// unspecified is the address that stands for all node addresses of a's family.
-func unspecified(a packet.Addr) packet.Addr {
-	if a.Is4() {
-		return packet.AddrFrom(netip.IPv4Unspecified())
+func nodeFront(is4 bool, proto packet.Proto, port uint16) front {
+	f := front{port: port, proto: proto, node: true}
+	if is4 {
+		f.addr = packet.AddrFrom(netip.IPv4Unspecified())
 	}
-	return packet.Addr{}
+	return f
 }
 
 // Lookup says what stands at a destination. With Translate the caller goes on
 // with Choose; with every other outcome the ServicePort is nil.
 func (t *Table) Lookup(dst packet.Addr, proto packet.Proto, port uint16) (*ServicePort, Outcome) {
-	if h := t.fronts.get(front{dst, port, proto}); h != nil && h.port != nil {
+	if h := t.fronts.get(front{addr: dst, port: port, proto: proto}); h != nil && h.port != nil {
 		return h.port, Translate
 	}
 	if t.fronts.get(front{addr: dst}) != nil {
 		return nil, UnknownPort
 	}
 	if slices.Contains(t.nodes, dst) {
-		if h := t.fronts.get(front{unspecified(dst), port, proto}); h != nil && h.port != nil {
+		if h := t.fronts.get(nodeFront(dst.Is4(), proto, port)); h != nil && h.port != nil {
 			return h.port, Translate
 		}
 		return nil, NotService

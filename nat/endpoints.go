@@ -1,0 +1,102 @@
+package nat
+
+import (
+	"slices"
+)
+
+// port returns the ServicePort with an ID, or nil; s may be nil.
+func (s *Service) port(id uint64) *ServicePort {
+	if s == nil {
+		return nil
+	}
+	for _, sp := range s.Ports {
+		if sp.ID == id {
+			return sp
+		}
+	}
+	return nil
+}
+
+// choosePools derives from Endpoints who may be chosen, by kube-proxy's rules
+// (pkg/proxy/topology.go): the ready ones, under policy Cluster narrowed by
+// topology hints where every ready endpoint has one and some are for here;
+// without any ready one those that still serve while they terminate; under
+// policy Local the same among this node's endpoints. Pools that come out as
+// those of was, which may be nil, are shared with it.
+func (sp *ServicePort) choosePools(was *ServicePort) {
+	var known []*pool
+	if was != nil {
+		known = []*pool{was.cluster, was.node}
+	}
+	suits := sp.topology()
+	sp.cluster = newPool(eligible(sp.Endpoints, suits), known...)
+	sp.usable = sp.cluster != nil
+	if sp.InternalLocal || sp.ExternalLocal {
+		sp.node = newPool(eligible(sp.Endpoints, func(e *Endpoint) bool { return e.Local }), append(known, sp.cluster)...)
+	}
+}
+
+// eligible returns the ready backends that suit, else those that serve while
+// they terminate.
+func eligible(all []Endpoint, suits func(*Endpoint) bool) []*Backend {
+	var ready, leaving []*Backend
+	for i := range all {
+		switch e := &all[i]; {
+		case !suits(e):
+		case e.Ready:
+			ready = append(ready, e.Backend)
+		case e.Serving && e.Terminating:
+			leaving = append(leaving, e.Backend)
+		}
+	}
+	if len(ready) > 0 {
+		return ready
+	}
+	return leaving
+}
+
+// topology returns which endpoints the hints leave over. As hints are heeded
+// only if a ready endpoint is hinted for here, they never leave nobody.
+func (sp *ServicePort) topology() func(*Endpoint) bool {
+	allNode, anyNode, allZone, anyZone := true, false, true, false
+	for i := range sp.Endpoints {
+		if e := &sp.Endpoints[i]; e.Ready {
+			allNode, anyNode = allNode && e.nodeHint != noHint, anyNode || e.nodeHint == hintHere
+			allZone, anyZone = allZone && e.zoneHint != noHint, anyZone || e.zoneHint == hintHere
+		}
+	}
+	switch {
+	case allNode && anyNode:
+		return func(e *Endpoint) bool { return e.nodeHint == hintHere }
+	case allZone && anyZone:
+		return func(e *Endpoint) bool { return e.zoneHint == hintHere }
+	}
+	return func(*Endpoint) bool { return true }
+}
+
+// equal compares what Choose and people see; the pools follow from it.
+func (sp *ServicePort) equal(o *ServicePort) bool {
+	return sp.ID == o.ID && sp.ClusterIP == o.ClusterIP && sp.Port == o.Port && sp.NodePort == o.NodePort &&
+		sp.AffinityTimeout == o.AffinityTimeout && sp.InternalLocal == o.InternalLocal && sp.ExternalLocal == o.ExternalLocal &&
+		slices.Equal(sp.external, o.external) && slices.Equal(sp.balancers, o.balancers) &&
+		slices.Equal(sp.sources, o.sources) && slices.Equal(sp.Endpoints, o.Endpoints)
+}
+
+func hintFor(here bool) hint {
+	if here {
+		return hintHere
+	}
+	return hintElsewhere
+}
+
+// quality orders duplicates.
+func (e *Endpoint) quality() int {
+	q := 0
+	for _, good := range []bool{e.Serving, e.Ready, e.Local} {
+		q <<= 1
+		if good {
+			q |= 1
+		}
+	}
+	return q
+}
