@@ -1,12 +1,435 @@
 package dns
 
-import "podgate/kube"
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
 
-// Zone is everything that is known about the cluster's names, immutable.
-type Zone struct{ domain string }
+	"github.com/miekg/dns"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"podgate/kube"
+)
+
+// source is what a Zone was made from, so that the next one can share.
+type source struct {
+	services   map[kube.Name]*corev1.Service
+	endpoints  map[kube.Name]*discoveryv1.EndpointSlice
+	pods       map[kube.Name]*corev1.Pod
+	namespaces map[string]*corev1.Namespace
+	slicesOf   index[kube.Name, []*discoveryv1.EndpointSlice] // by Service
+}
+
+// dnsService is the Service in front of this server; its addresses are those of ns.dns.<domain>.
+var dnsService = kube.Name{Namespace: "kube-system", Name: "kube-dns"}
 
 // Compile makes the Zone of a state. What did not change since prev, which may
-// be nil, is shared with it.
+// be nil, is shared with it: the cost beyond one comparison for each Service and
+// EndpointSlice is that of the changed Services.
 func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
-	return &Zone{domain: cfg.withDefaults().Domain}
+	cfg = cfg.withDefaults()
+	z := &Zone{
+		domain: cfg.Domain,
+		ttl:    uint32(cfg.TTL / time.Second),
+		pods:   cfg.Pods,
+		source: source{
+			services:   st.Services,
+			endpoints:  st.EndpointSlices,
+			pods:       st.Pods,
+			namespaces: st.Namespaces,
+		},
+	}
+	if prev == nil || prev.domain != z.domain || prev.ttl != z.ttl || prev.pods != z.pods {
+		prev = &Zone{}
+	}
+	z.compileServices(prev)
+	z.compileNamespaces(prev)
+	z.compilePods(prev)
+	z.compileStatic(uint32(st.Generation), cfg)
+	return z
+}
+
+// compileServices compiles the Services that changed themselves or in their endpoints.
+func (z *Zone) compileServices(prev *Zone) {
+	dirty := map[kube.Name]struct{}{}
+	for name := range changed(prev.source.services, z.source.services) {
+		dirty[name] = struct{}{}
+	}
+	slicesOf := prev.slicesOf.edit()
+	for name, change := range changed(prev.endpoints, z.endpoints) {
+		for _, es := range []*discoveryv1.EndpointSlice{change.old, change.new} {
+			if es == nil {
+				continue
+			}
+			of := kube.Name{Namespace: name.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
+			dirty[of] = struct{}{}
+			have := slicesOf.get(of)
+			if es == change.old {
+				have = slices.DeleteFunc(slices.Clone(have), func(x *discoveryv1.EndpointSlice) bool { return x == es })
+			} else {
+				have = append(slices.Clip(have), es)
+			}
+			if len(have) == 0 {
+				slicesOf.remove(of)
+			} else {
+				slicesOf.set(of, have)
+			}
+		}
+	}
+	services, pointers := prev.services.edit(), prev.pointers.edit()
+	for name := range dirty {
+		key := name.Name + "." + name.Namespace
+		if old := services.get(key); old != nil {
+			services.remove(key)
+			old.forget(pointers)
+		}
+		if svc := z.source.services[name]; svc != nil {
+			compiled := z.compileService(svc, slicesOf.get(name))
+			services.set(key, compiled)
+			for _, p := range compiled.pointers {
+				pointers.set(p.addr, append(slices.Clip(pointers.get(p.addr)), p.pointer))
+			}
+		}
+	}
+	z.slicesOf, z.services, z.pointers = slicesOf.done(), services.done(), pointers.done()
+}
+
+// forget takes a Service's pointers out of the reverse index.
+func (s *service) forget(pointers *indexEdit[netip.Addr, []pointer]) {
+	for _, p := range s.pointers {
+		left := slices.DeleteFunc(slices.Clone(pointers.get(p.addr)), func(q pointer) bool { return q.of == s })
+		if len(left) == 0 {
+			pointers.remove(p.addr)
+		} else {
+			pointers.set(p.addr, left)
+		}
+	}
+}
+
+func (z *Zone) compileNamespaces(prev *Zone) {
+	if prev.source.namespaces != nil && same(prev.source.namespaces, z.source.namespaces) {
+		z.namespaces = prev.namespaces
+		return
+	}
+	z.namespaces = make(map[string]struct{}, len(z.source.namespaces))
+	for name := range z.source.namespaces {
+		z.namespaces[name] = struct{}{}
+	}
+}
+
+func (z *Zone) compilePods(prev *Zone) {
+	if z.pods != Verified {
+		return
+	}
+	if prev.podAddrs != nil && same(prev.source.pods, z.source.pods) {
+		z.podAddrs = prev.podAddrs
+		return
+	}
+	z.podAddrs = make(map[podAddr]struct{}, len(z.source.pods))
+	for name, pod := range z.source.pods {
+		for _, ip := range pod.Status.PodIPs {
+			if addr, err := netip.ParseAddr(ip.IP); err == nil {
+				z.podAddrs[podAddr{name.Namespace, addr}] = struct{}{}
+			}
+		}
+	}
+}
+
+// compileStatic makes the names that every cluster has, and the zone cuts.
+func (z *Zone) compileStatic(serial uint32, cfg Config) {
+	ns := &node{}
+	nsName := "ns.dns." + z.domain
+	if svc := z.source.services[dnsService]; svc != nil {
+		for _, addr := range clusterIPs(svc) {
+			ns.add(z.address(nsName, addr))
+		}
+	}
+	apex := func(name string) *node {
+		return &node{
+			other: []dns.RR{
+				&dns.SOA{
+					Hdr: z.header(name, dns.TypeSOA), Ns: nsName, Mbox: "hostmaster." + z.domain, Serial: serial,
+					Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: z.ttl,
+				},
+				&dns.NS{Hdr: z.header(name, dns.TypeNS), Ns: nsName},
+			},
+			extra: slices.Concat(ns.a, ns.aaaa),
+		}
+	}
+	version := dns.RR_Header{Name: "dns-version." + z.domain, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 28800}
+	z.static = map[string]*node{
+		"":            apex(z.domain),
+		"dns":         empty,
+		"ns.dns":      ns,
+		"svc":         empty,
+		"dns-version": {other: []dns.RR{&dns.TXT{Hdr: version, Txt: []string{"1.1.0"}}}},
+	}
+	if z.pods != Disabled {
+		z.static["pod"] = empty
+	}
+	for _, p := range slices.Concat(cfg.PodCIDRs, cfg.ServiceCIDRs) {
+		for _, name := range reverseApexes(p) {
+			z.reverse = append(z.reverse, reverseZone{name, apex(name)})
+		}
+	}
+}
+
+// compileService makes the nodes of one Service.
+func (z *Zone) compileService(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice) *service {
+	b := &serviceBuilder{
+		zone: z,
+		name: svc.Name + "." + svc.Namespace + ".svc." + z.domain,
+		out:  &service{nodes: map[string]*node{}},
+		seen: map[any]int{},
+	}
+	if svc.Spec.Type == corev1.ServiceTypeExternalName {
+		target := dns.CanonicalName(svc.Spec.ExternalName)
+		if _, err := netip.ParseAddr(strings.TrimSuffix(target, ".")); err == nil {
+			return b.out // an address is no name: CoreDNS does not answer either
+		}
+		if _, ok := dns.IsDomainName(target); ok && target != "." {
+			b.at("").cname = &dns.CNAME{Hdr: z.header(b.name, dns.TypeCNAME), Target: target}
+		}
+		return b.out
+	}
+	byName := func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) }
+	b.endpoints(slices.SortedFunc(slices.Values(endpoints), byName), svc.Spec.PublishNotReadyAddresses)
+	if vips := clusterIPs(svc); len(vips) > 0 {
+		b.clusterIP(vips, svc.Spec.Ports)
+	} else {
+		b.headless()
+	}
+	return b.out
+}
+
+// clusterIPs are a Service's own addresses, none if it is headless.
+func clusterIPs(svc *corev1.Service) []netip.Addr {
+	ips := svc.Spec.ClusterIPs
+	if len(ips) == 0 {
+		ips = []string{svc.Spec.ClusterIP}
+	}
+	var addrs []netip.Addr
+	for _, ip := range ips {
+		if addr, err := netip.ParseAddr(ip); err == nil {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// serviceBuilder collects the nodes of one Service.
+type serviceBuilder struct {
+	zone *Zone
+	name string // canonical
+	out  *service
+	eps  []endpoint
+	seen map[any]int // endpoints (by place in eps), addresses and SRV records that are there already
+}
+
+type (
+	seenEndpoint struct {
+		host string
+		addr netip.Addr
+	}
+	seenAddr struct {
+		at   *node
+		addr netip.Addr
+	}
+	seenSRV struct {
+		at     *node
+		target string
+		port   uint16
+	}
+)
+
+// endpoint is one address with the ports of its slice.
+type endpoint struct {
+	host  string // label
+	addr  netip.Addr
+	ports []port
+}
+
+type port struct {
+	label  string // "_http._tcp", "" for one without a name
+	number uint16
+}
+
+// at returns the node of a name relative to the Service's, made if need be,
+// with the empty node of its protocol.
+func (b *serviceBuilder) at(sub string) *node {
+	n := b.out.nodes[sub]
+	if n == nil {
+		n = &node{}
+		b.out.nodes[sub] = n
+		if _, proto, ok := strings.Cut(sub, "."); ok && b.out.nodes[proto] == nil {
+			b.out.nodes[proto] = empty
+		}
+	}
+	return n
+}
+
+// endpoints reads the endpoints to be published and makes the nodes of their names.
+func (b *serviceBuilder) endpoints(all []*discoveryv1.EndpointSlice, notReady bool) {
+	for _, es := range all {
+		if es.AddressType == discoveryv1.AddressTypeFQDN {
+			continue
+		}
+		var ports []port
+		for _, p := range es.Ports {
+			if p.Port != nil {
+				ports = append(ports, port{portLabel(deref(p.Name), string(deref(p.Protocol))), uint16(*p.Port)})
+			}
+		}
+		for _, e := range es.Endpoints {
+			if e.Conditions.Ready != nil && !*e.Conditions.Ready && !notReady {
+				continue
+			}
+			for _, ip := range e.Addresses {
+				addr, err := netip.ParseAddr(ip)
+				if err != nil {
+					continue
+				}
+				host := strings.ToLower(deref(e.Hostname))
+				if host == "" {
+					host = dash(addr)
+				}
+				b.endpoint(endpoint{host, addr, ports})
+			}
+		}
+	}
+	for _, e := range b.eps {
+		n := b.at(e.host)
+		for _, p := range e.ports {
+			b.srv(n, e.host+"."+b.name, 1, e.host+"."+b.name, p.number)
+		}
+		n.extra = slices.Concat(n.a, n.aaaa)
+	}
+}
+
+func (b *serviceBuilder) endpoint(e endpoint) {
+	name := e.host + "." + b.name
+	if i, ok := b.seen[seenEndpoint{e.host, e.addr}]; ok { // in another slice, with other ports
+		b.eps[i].ports = slices.Concat(b.eps[i].ports, e.ports)
+		return
+	}
+	b.seen[seenEndpoint{e.host, e.addr}] = len(b.eps)
+	b.eps = append(b.eps, e)
+	b.at(e.host).add(b.zone.address(name, e.addr))
+	b.out.pointers = append(b.out.pointers, ownedPointer{e.addr, pointer{of: b.out, target: name}})
+}
+
+func (b *serviceBuilder) clusterIP(vips []netip.Addr, ports []corev1.ServicePort) {
+	n := b.at("")
+	for _, vip := range vips {
+		n.add(b.zone.address(b.name, vip))
+		b.out.pointers = append(b.out.pointers, ownedPointer{vip, pointer{of: b.out, target: b.name, vip: true}})
+	}
+	n.extra = slices.Concat(n.a, n.aaaa)
+	for _, p := range ports {
+		b.srv(n, b.name, len(ports)*len(vips), b.name, uint16(p.Port))
+		if label := portLabel(p.Name, string(p.Protocol)); label != "" {
+			pn := b.at(label)
+			b.srv(pn, label+"."+b.name, len(vips), b.name, uint16(p.Port))
+			if pn.extra == nil {
+				pn.extra = n.extra
+				for _, vip := range vips {
+					pn.add(b.zone.address(label+"."+b.name, vip))
+				}
+			}
+		}
+	}
+}
+
+func (b *serviceBuilder) headless() {
+	if len(b.eps) == 0 {
+		return // no ready endpoint: no name (specification, 2.4.1)
+	}
+	n := b.at("")
+	count, all := map[string]int{}, 0
+	for _, e := range b.eps {
+		for _, p := range e.ports {
+			count[p.label]++
+			all++
+		}
+	}
+	list := func(at *node, owner string, e endpoint) {
+		if _, ok := b.seen[seenAddr{at, e.addr}]; ok {
+			return
+		}
+		b.seen[seenAddr{at, e.addr}] = 0
+		at.add(b.zone.address(owner, e.addr))
+		at.extra = append(at.extra, b.zone.address(e.host+"."+b.name, e.addr))
+	}
+	for _, e := range b.eps {
+		target := e.host + "." + b.name
+		list(n, b.name, e)
+		for _, p := range e.ports {
+			b.srv(n, b.name, all, target, p.number)
+			if p.label != "" {
+				pn := b.at(p.label)
+				b.srv(pn, p.label+"."+b.name, count[p.label], target, p.number)
+				list(pn, p.label+"."+b.name, e)
+			}
+		}
+	}
+}
+
+// srv adds an SRV record of priority 0 and, as CoreDNS has it, a weight of 100
+// shared by n records; one that is there already is not added again.
+func (b *serviceBuilder) srv(at *node, owner string, n int, target string, number uint16) {
+	if _, ok := b.seen[seenSRV{at, target, number}]; ok {
+		return
+	}
+	b.seen[seenSRV{at, target, number}] = 0
+	at.add(&dns.SRV{
+		Hdr: b.zone.header(owner, dns.TypeSRV), Weight: uint16(max(1, 100/n)), Port: number, Target: target,
+	})
+}
+
+// portLabel is "_name._proto", or "" for a port without a name.
+func portLabel(name, proto string) string {
+	if name == "" {
+		return ""
+	}
+	if proto == "" {
+		proto = string(corev1.ProtocolTCP)
+	}
+	return strings.ToLower("_" + name + "._" + proto)
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// change is what became of one object; nil where there is none.
+type change[T any] struct{ old, new *T }
+
+// changed yields the objects of two states that differ.
+func changed[T any](before, after map[kube.Name]*T) func(yield func(kube.Name, change[T]) bool) {
+	return func(yield func(kube.Name, change[T]) bool) {
+		if same(before, after) {
+			return
+		}
+		for name, o := range after {
+			if old := before[name]; old != o && !yield(name, change[T]{old, o}) {
+				return
+			}
+		}
+		for name, old := range before {
+			if _, ok := after[name]; !ok && !yield(name, change[T]{old, nil}) {
+				return
+			}
+		}
+	}
+}
+
+// same reports whether two maps are one: a State shares the maps of which nothing changed.
+func same[K comparable, V any](a, b map[K]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }

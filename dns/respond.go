@@ -1,0 +1,219 @@
+package dns
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// One query
+//
+// What cannot be a query (too short for a header, or an answer) gets nothing,
+// so that two servers never talk to each other. What has a header but cannot be
+// read is FORMERR; so are two questions (RFC 9619) or two OPT records. Other
+// opcodes are NOTIMP, other EDNS versions BADVERS, other classes than IN, zone
+// transfers, and everything before the first Zone REFUSED.
+//
+// An answer longer than its transport and client can take loses its additional
+// records first, without a mark; when that is not enough it is truncated and
+// says so, and the client comes back over TCP.
+
+const (
+	headerSize = 12 // bytes
+	maxTCP     = dns.MaxMsgSize
+)
+
+// query is one that is worth an answer.
+type query struct {
+	*dns.Msg
+	opt *dns.OPT // nil: no EDNS
+	udp bool
+}
+
+// respond answers the query in wire, which it borrows, either at once, in a
+// buffer that may be out, or by later, which waits for an upstream. Neither: no
+// answer is due.
+func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func() []byte) {
+	if len(wire) < headerSize || wire[2]&0x80 != 0 {
+		return nil, nil
+	}
+	s.requests.Add(1)
+	q := query{Msg: new(dns.Msg), udp: udp}
+	err := q.Unpack(wire)
+	if opcode := int(wire[2] >> 3 & 0xf); opcode != dns.OpcodeQuery {
+		s.refused.Add(1)
+		return s.refuse(wire, dns.RcodeNotImplemented), nil
+	}
+	opts := 0
+	for _, rr := range q.Extra {
+		if opt, ok := rr.(*dns.OPT); ok {
+			q.opt = opt
+			opts++
+		}
+	}
+	if err != nil || len(q.Question) != 1 || opts > 1 {
+		s.malformed.Add(1)
+		return s.refuse(wire, dns.RcodeFormatError), nil
+	}
+	z, question := s.zone.Load(), q.Question[0]
+	switch {
+	case q.opt != nil && q.opt.Version() != 0:
+		return s.pack(q, s.reply(q, dns.RcodeBadVers), out), nil
+	case question.Qclass != dns.ClassINET, question.Qtype == dns.TypeAXFR, question.Qtype == dns.TypeIXFR, z == nil:
+		s.refused.Add(1)
+		return s.pack(q, s.reply(q, dns.RcodeRefused), out), nil
+	}
+	a := z.answer(question.Name, question.Qtype)
+	if a.chase != "" {
+		return s.respondForwarded(q, a, out)
+	}
+	s.local.Add(1)
+	m := s.reply(q, a.rcode)
+	m.Authoritative = true
+	m.Answer = rotate(a.records)
+	m.Extra = append(m.Extra, a.extra...)
+	if a.soa != nil {
+		m.Ns = []dns.RR{a.soa}
+	}
+	return s.pack(q, m, out), nil
+}
+
+// respondForwarded answers what only an upstream knows to the end: at once from
+// the cache, else later.
+func (s *Server) respondForwarded(q query, a answer, out []byte) ([]byte, func() []byte) {
+	k := cacheKey{
+		name:     strings.ToLower(a.chase),
+		qtype:    q.Question[0].Qtype,
+		dnssec:   q.opt != nil && q.opt.Do(),
+		unproven: q.CheckingDisabled,
+	}
+	if up := s.forward.cached(a.chase, k); up != nil {
+		return s.pack(q, s.complete(q, a, up), out), nil
+	}
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return s.pack(q, s.fail(q, a, errTooMany), out), nil
+	}
+	return nil, func() []byte {
+		defer func() { <-s.slots }()
+		up, err := s.forward.resolve(s.ctx, a.chase, k)
+		if err != nil {
+			return s.pack(q, s.fail(q, a, err), nil)
+		}
+		return s.pack(q, s.complete(q, a, up), nil)
+	}
+}
+
+// complete is the answer that an upstream's completes; it takes up.
+func (s *Server) complete(q query, a answer, up *dns.Msg) *dns.Msg {
+	m := s.reply(q, up.Rcode)
+	m.Authoritative = len(a.records) > 0
+	m.AuthenticatedData = up.AuthenticatedData && !m.Authoritative
+	m.Answer = append(a.records, rotate(up.Answer)...)
+	m.Ns = up.Ns
+	m.Extra = append(m.Extra, up.Extra...)
+	return m
+}
+
+// fail is the answer where no upstream's completes it, with the reason for
+// clients that understand it (RFC 8914).
+func (s *Server) fail(q query, a answer, err error) *dns.Msg {
+	m := s.reply(q, dns.RcodeServerFailure)
+	m.Authoritative = len(a.records) > 0
+	m.Answer = a.records
+	if opt := m.IsEdns0(); opt != nil {
+		code := dns.ExtendedErrorCodeNoReachableAuthority
+		if errors.Is(err, errTooMany) || errors.Is(err, errNoUpstream) {
+			code = dns.ExtendedErrorCodeNotReady
+		}
+		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code, ExtraText: err.Error()})
+	}
+	return m
+}
+
+var errTooMany = fmt.Errorf("%d queries are waiting for upstreams", maxWaiting)
+
+// reply is an answer without records.
+func (s *Server) reply(q query, rcode int) *dns.Msg {
+	m := &dns.Msg{
+		MsgHdr: dns.MsgHdr{
+			Id: q.Id, Response: true, Opcode: q.Opcode, Rcode: rcode,
+			RecursionDesired: q.RecursionDesired, RecursionAvailable: true, CheckingDisabled: q.CheckingDisabled,
+		},
+		Compress: true,
+		Question: q.Question,
+	}
+	if q.opt != nil {
+		m.SetEdns0(uint16(s.cfg.MaxUDP), q.opt.Do())
+	}
+	return m
+}
+
+// pack writes an answer as long as the client can take, into out if that is
+// large enough.
+func (s *Server) pack(q query, m *dns.Msg, out []byte) []byte {
+	limit := maxTCP
+	if q.udp {
+		limit = dns.MinMsgSize
+		if q.opt != nil {
+			limit = min(max(limit, int(q.opt.UDPSize())), s.cfg.MaxUDP)
+		}
+	}
+	b, err := m.PackBuffer(out)
+	if err == nil && len(b) <= limit {
+		return b
+	}
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return rr.Header().Rrtype != dns.TypeOPT })
+	m.Truncate(limit)
+	if b, err = m.PackBuffer(out); err == nil {
+		return b
+	}
+	// An upstream's records that cannot be written again.
+	m.Answer, m.Ns, m.Rcode, m.Truncated = nil, nil, dns.RcodeServerFailure, false
+	if b, err = m.PackBuffer(out); err == nil {
+		return b
+	}
+	return nil
+}
+
+// refuse answers a query by its header alone, as nothing else of it is
+// understood. The answer has no question.
+func (s *Server) refuse(wire []byte, rcode int) []byte {
+	b := make([]byte, headerSize)
+	copy(b, wire[:2])
+	flags := binary.BigEndian.Uint16(wire[2:])
+	const response, kept = 1 << 15, 0x7900 // opcode and RD stay as asked
+	binary.BigEndian.PutUint16(b[2:], response|flags&kept|uint16(rcode))
+	return b
+}
+
+// rotate returns the records with those addresses that form one set beginning
+// at a random one, so that clients which take the first are spread (CoreDNS's
+// loadbalance). The argument, which may be shared, is left as it is.
+func rotate(rrs []dns.RR) []dns.RR {
+	first := slices.IndexFunc(rrs, isAddress)
+	if first < 0 {
+		return rrs
+	}
+	n := len(rrs) - first
+	if n < 2 || slices.ContainsFunc(rrs[first:], func(rr dns.RR) bool { return !isAddress(rr) }) {
+		return rrs
+	}
+	out := make([]dns.RR, len(rrs))
+	copy(out, rrs[:first])
+	at := rand.IntN(n)
+	copy(out[first:], rrs[first+at:])
+	copy(out[first+n-at:], rrs[first:first+at])
+	return out
+}
+
+func isAddress(rr dns.RR) bool {
+	t := rr.Header().Rrtype
+	return t == dns.TypeA || t == dns.TypeAAAA
+}
