@@ -4,42 +4,17 @@ import (
 	"reflect"
 	"strings"
 
-	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
 	networkingv1 "k8s.io/api/networking/v1"
 	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// The two v1beta1 Ingresses differ from v1 in how a backend is written
-// (serviceName, servicePort), in the name of the default backend, and in that
-// pathType may be left out: ImplementationSpecific then.
+// The v1beta1 Ingresses of networking.k8s.io and extensions have one form; it
+// differs from v1 in how a backend is written (serviceName, servicePort), in
+// the name of the default backend, and in that pathType may be left out:
+// ImplementationSpecific then.
 
 func ingressFromV1beta1(in *networkingv1beta1.Ingress) *networkingv1.Ingress {
-	out := &networkingv1.Ingress{ObjectMeta: in.ObjectMeta}
-	out.Spec.IngressClassName = in.Spec.IngressClassName
-	if b := in.Spec.Backend; b != nil {
-		out.Spec.DefaultBackend = new(ingressBackend(b.ServiceName, b.ServicePort))
-		out.Spec.DefaultBackend.Resource = b.Resource
-	}
-	for _, t := range in.Spec.TLS {
-		out.Spec.TLS = append(out.Spec.TLS, networkingv1.IngressTLS{Hosts: t.Hosts, SecretName: t.SecretName})
-	}
-	for _, r := range in.Spec.Rules {
-		rule := networkingv1.IngressRule{Host: r.Host}
-		if r.HTTP != nil {
-			rule.HTTP = &networkingv1.HTTPIngressRuleValue{}
-			for _, p := range r.HTTP.Paths {
-				backend := ingressBackend(p.Backend.ServiceName, p.Backend.ServicePort)
-				backend.Resource = p.Backend.Resource
-				rule.HTTP.Paths = append(rule.HTTP.Paths, ingressPath(p.Path, (*string)(p.PathType), backend))
-			}
-		}
-		out.Spec.Rules = append(out.Spec.Rules, rule)
-	}
-	return out
-}
-
-func ingressFromExtensions(in *extensionsv1beta1.Ingress) *networkingv1.Ingress {
 	out := &networkingv1.Ingress{ObjectMeta: in.ObjectMeta}
 	out.Spec.IngressClassName = in.Spec.IngressClassName
 	if b := in.Spec.Backend; b != nil {

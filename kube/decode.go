@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
 	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	kjson "sigs.k8s.io/json"
 )
@@ -26,8 +25,8 @@ var versions = func() map[[2]string]version {
 	}
 	ingress := kindByName["Ingress"]
 	m[[2]string{"extensions/v1beta1", "Ingress"}] = version{ingress,
-		func() API { return new(extensionsv1beta1.Ingress) },
-		func(o API) API { return ingressFromExtensions(o.(*extensionsv1beta1.Ingress)) }}
+		func() API { return new(networkingv1beta1.Ingress) },
+		func(o API) API { return ingressFromV1beta1(o.(*networkingv1beta1.Ingress)) }}
 	m[[2]string{"networking.k8s.io/v1beta1", "Ingress"}] = version{ingress,
 		func() API { return new(networkingv1beta1.Ingress) },
 		func(o API) API { return ingressFromV1beta1(o.(*networkingv1beta1.Ingress)) }}

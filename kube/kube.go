@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -44,6 +45,12 @@ type State struct {
 	NetworkPolicies map[Name]*networkingv1.NetworkPolicy
 	Secrets         map[Name]*corev1.Secret
 	ConfigMaps      map[Name]*corev1.ConfigMap
+
+	// The workloads whose pods are in Pods, for people to look at.
+	Deployments  map[Name]*appsv1.Deployment
+	ReplicaSets  map[Name]*appsv1.ReplicaSet
+	StatefulSets map[Name]*appsv1.StatefulSet
+	DaemonSets   map[Name]*appsv1.DaemonSet
 
 	Problems []Problem // sorted by object
 }

@@ -1,0 +1,464 @@
+package kube
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Addrs are the addresses at an offset from the network addresses of the pod
+// CIDRs, one a family: Addrs(GatewayOffset) are the gateway's.
+func (c Config) Addrs(offset uint64) []netip.Addr {
+	var out []netip.Addr
+	for _, p := range c.WithDefaults().PodCIDRs {
+		out = append(out, nth(p, offset))
+	}
+	return out
+}
+
+// nth is the address at an offset from a network address. Offsets stay below 2^32.
+func nth(p netip.Prefix, offset uint64) netip.Addr {
+	b := p.Masked().Addr().As16()
+	tail := binary.BigEndian.Uint64(b[8:])
+	binary.BigEndian.PutUint64(b[8:], tail+offset)
+	a := netip.AddrFrom16(b)
+	if p.Addr().Is4() {
+		return a.Unmap()
+	}
+	return a
+}
+
+// offsets is how many offsets of a CIDR can be used: the last address of an IPv4
+// network is its broadcast address, and 2^32 is enough for anybody.
+func offsets(p netip.Prefix) uint64 {
+	n := uint64(1) << min(p.Addr().BitLen()-p.Bits(), 32)
+	if p.Addr().Is4() {
+		n--
+	}
+	return n
+}
+
+// podAddresses hands out the offsets of pod addresses, the same in every family,
+// in rising order: an address that was given back is not used again before all
+// others were.
+type podAddresses struct {
+	next, limit uint64
+	used        map[uint64]bool
+}
+
+func newPodAddresses(cidrs []netip.Prefix) *podAddresses {
+	a := &podAddresses{next: FirstPodOffset, limit: 1 << 32, used: map[uint64]bool{}}
+	for _, p := range cidrs {
+		a.limit = min(a.limit, offsets(p))
+	}
+	return a
+}
+
+var errPodAddresses = errors.New("every address of the pod CIDRs is in use")
+
+func (a *podAddresses) take() (uint64, error) {
+	if uint64(len(a.used)) >= a.limit-FirstPodOffset {
+		return 0, errPodAddresses
+	}
+	for {
+		offset := a.next
+		if a.next++; a.next >= a.limit {
+			a.next = FirstPodOffset
+		}
+		if !a.used[offset] {
+			a.used[offset] = true
+			return offset, nil
+		}
+	}
+}
+
+func (a *podAddresses) free(offset uint64) { delete(a.used, offset) }
+
+// serviceAddresses are the ClusterIPs of one family. Addresses that nobody asked
+// for come from above the static band, which is left to those who do ask
+// (KEP-3070), and begin at a hash of the Service's name: a Service has the same
+// address after a restart.
+type serviceAddresses struct {
+	cidr netip.Prefix
+	used map[netip.Addr]Name
+}
+
+// The tenth Service address is the cluster DNS's, the first would be the API server's.
+const dnsServiceOffset = 10
+
+var errAllocated = errors.New("provided IP is already allocated")
+
+func (a *serviceAddresses) reserve(addr netip.Addr, by Name) error {
+	if !a.cidr.Contains(addr) || addr == a.cidr.Addr() || addr.Is4() && addr == nth(a.cidr, offsets(a.cidr)) {
+		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, a.cidr)
+	}
+	if owner, ok := a.used[addr]; ok && owner != by {
+		return errAllocated
+	}
+	a.used[addr] = by
+	return nil
+}
+
+func (a *serviceAddresses) take(by Name) (netip.Addr, error) {
+	size := offsets(a.cidr)
+	band := min(max(16, size/16), 256)
+	if band >= size {
+		band = 1
+	}
+	h := hash(by.Namespace, by.Name)
+	for i := range size - band {
+		if addr := nth(a.cidr, band+(h+i)%(size-band)); a.free(addr) {
+			a.used[addr] = by
+			return addr, nil
+		}
+	}
+	for offset := uint64(2); offset < band; offset++ {
+		if addr := nth(a.cidr, offset); offset != dnsServiceOffset && a.free(addr) {
+			a.used[addr] = by
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, errors.New("range is full")
+}
+
+func (a *serviceAddresses) free(addr netip.Addr) bool {
+	_, ok := a.used[addr]
+	return !ok
+}
+
+func (a *serviceAddresses) release(addr netip.Addr, by Name) {
+	if a.used[addr] == by {
+		delete(a.used, addr)
+	}
+}
+
+// nodePorts are shared by all protocols, as in an API server: a number belongs
+// to one Service.
+type nodePorts struct {
+	min, max uint16
+	used     map[uint16]Name
+}
+
+func (n *nodePorts) reserve(port uint16, by Name) error {
+	if port < n.min || port > n.max {
+		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", n.min, n.max)
+	}
+	if owner, ok := n.used[port]; ok && owner != by {
+		return errors.New("provided port is already allocated")
+	}
+	n.used[port] = by
+	return nil
+}
+
+// take begins at a hash of what the port is for, so that it is the same one
+// after a restart.
+func (n *nodePorts) take(by Name, what string) (uint16, error) {
+	size := uint64(n.max-n.min) + 1
+	h := hash(by.Namespace, by.Name, what)
+	for i := range size {
+		port := n.min + uint16((h+i)%size)
+		if _, ok := n.used[port]; !ok {
+			n.used[port] = by
+			return port, nil
+		}
+	}
+	return 0, errors.New("range is full")
+}
+
+func (n *nodePorts) release(port uint16, by Name) {
+	if n.used[port] == by {
+		delete(n.used, port)
+	}
+}
+
+func hash(parts ...string) uint64 {
+	h := fnv.New64a()
+	for _, p := range parts {
+		h.Write([]byte(p))
+		h.Write([]byte{0})
+	}
+	x := h.Sum64() // FNV's low bits alone are poor
+	x ^= x >> 32
+	return x * 0x9e3779b97f4a7c15 >> 16
+}
+
+// allocator is what a control plane hands out to Services.
+type allocator struct {
+	families  []corev1.IPFamily // the cluster's, its default first
+	addresses map[corev1.IPFamily]*serviceAddresses
+	ports     *nodePorts
+}
+
+func newAllocator(cfg Config) *allocator {
+	a := &allocator{
+		addresses: map[corev1.IPFamily]*serviceAddresses{},
+		ports:     &nodePorts{cfg.NodePortMin, cfg.NodePortMax, map[uint16]Name{}},
+	}
+	for _, p := range cfg.ServiceCIDRs {
+		f := familyOf(p.Addr())
+		a.families = append(a.families, f)
+		a.addresses[f] = &serviceAddresses{p, map[netip.Addr]Name{}}
+	}
+	return a
+}
+
+func familyOf(a netip.Addr) corev1.IPFamily {
+	if a.Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+func nameOf(o interface {
+	GetNamespace() string
+	GetName() string
+}) Name {
+	return Name{o.GetNamespace(), o.GetName()}
+}
+
+// release gives back all that a Service has.
+func (a *allocator) release(svc *corev1.Service) {
+	a.eachAddress(svc, func(s *serviceAddresses, addr netip.Addr, _ *field.Path) error {
+		s.release(addr, nameOf(svc))
+		return nil
+	})
+	for _, p := range svc.Spec.Ports {
+		a.ports.release(uint16(p.NodePort), nameOf(svc))
+	}
+	a.ports.release(uint16(svc.Spec.HealthCheckNodePort), nameOf(svc))
+}
+
+// allocate gives a Service what its spec asks for and fills in the rest, as the
+// API server's storage does. A refused Service has got nothing.
+func (a *allocator) allocate(svc *corev1.Service) field.ErrorList {
+	errs := a.fillFamilies(svc)
+	if len(errs) == 0 {
+		errs = append(errs, a.allocateAddresses(svc)...)
+	}
+	if len(errs) == 0 {
+		errs = append(errs, a.allocatePorts(svc)...)
+	}
+	if len(errs) > 0 {
+		a.release(svc)
+	}
+	return errs
+}
+
+func isHeadless(svc *corev1.Service) bool { return svc.Spec.ClusterIP == corev1.ClusterIPNone }
+
+// fillFamilies decides ipFamilies.
+func (a *allocator) fillFamilies(svc *corev1.Service) (errs field.ErrorList) {
+	spec, path := &svc.Spec, field.NewPath("spec")
+	if spec.Type == corev1.ServiceTypeExternalName {
+		return nil
+	}
+	policy := corev1.IPFamilyPolicySingleStack
+	switch {
+	case spec.IPFamilyPolicy != nil:
+		policy = *spec.IPFamilyPolicy
+	case isHeadless(svc) && len(spec.Selector) == 0:
+		policy = corev1.IPFamilyPolicyRequireDualStack
+		if len(a.families) < 2 {
+			policy = corev1.IPFamilyPolicySingleStack
+		}
+	}
+	if policy == corev1.IPFamilyPolicySingleStack {
+		why := "must be RequireDualStack or PreferDualStack when multiple '%s' are specified"
+		if len(spec.ClusterIPs) == 2 {
+			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, fmt.Sprintf(why, "clusterIPs")))
+		}
+		if len(spec.IPFamilies) == 2 {
+			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, fmt.Sprintf(why, "ipFamilies")))
+		}
+	}
+	for i, s := range spec.ClusterIPs {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || i < len(spec.IPFamilies) {
+			continue // None, or checked by validation
+		}
+		f := familyOf(addr)
+		if a.addresses[f] == nil {
+			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(i), spec.ClusterIPs, string(f)+" is not configured on this cluster"))
+			continue
+		}
+		spec.IPFamilies = append(spec.IPFamilies, f)
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	spec.IPFamilyPolicy = &policy
+	selectorless := isHeadless(svc) && len(spec.Selector) == 0
+	if policy == corev1.IPFamilyPolicyRequireDualStack && len(a.families) < 2 && !selectorless {
+		errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, "this cluster is not configured for dual-stack services"))
+	}
+	for i, f := range spec.IPFamilies {
+		if a.addresses[f] == nil && !selectorless {
+			errs = append(errs, field.Invalid(path.Child("ipFamilies").Index(i), f, "not configured on this cluster"))
+		}
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	if len(spec.IPFamilies) == 0 {
+		spec.IPFamilies = []corev1.IPFamily{a.families[0]}
+	}
+	if policy != corev1.IPFamilyPolicySingleStack && len(spec.IPFamilies) == 1 {
+		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+			if f != spec.IPFamilies[0] && (a.addresses[f] != nil || selectorless) {
+				spec.IPFamilies = append(slices.Clip(spec.IPFamilies), f)
+			}
+		}
+	}
+	return nil
+}
+
+func (a *allocator) allocateAddresses(svc *corev1.Service) (errs field.ErrorList) {
+	spec := &svc.Spec
+	if spec.Type == corev1.ServiceTypeExternalName || isHeadless(svc) {
+		return nil
+	}
+	a.eachAddress(svc, func(s *serviceAddresses, addr netip.Addr, at *field.Path) error {
+		if err := s.reserve(addr, nameOf(svc)); err != nil {
+			errs = append(errs, field.Invalid(at, spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %v", addr, err)))
+		}
+		return nil
+	})
+	for i := len(spec.ClusterIPs); i < len(spec.IPFamilies) && len(errs) == 0; i++ {
+		addr, err := a.addresses[spec.IPFamilies[i]].take(nameOf(svc))
+		if err != nil {
+			errs = append(errs, field.InternalError(field.NewPath("spec", "clusterIPs"), fmt.Errorf("failed to allocate a serviceIP: %w", err)))
+			break
+		}
+		spec.ClusterIPs = append(slices.Clip(spec.ClusterIPs), addr.String())
+	}
+	if len(spec.ClusterIPs) > 0 {
+		spec.ClusterIP = spec.ClusterIPs[0]
+	}
+	return errs
+}
+
+func (a *allocator) eachAddress(svc *corev1.Service, f func(*serviceAddresses, netip.Addr, *field.Path) error) {
+	for _, s := range svc.Spec.ClusterIPs {
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			continue // None
+		}
+		if pool := a.addresses[familyOf(addr)]; pool != nil {
+			_ = f(pool, addr, field.NewPath("spec", "clusterIPs"))
+		}
+	}
+}
+
+// wantsNodePorts says whether a Service is given node ports that it did not name.
+func wantsNodePorts(svc *corev1.Service) bool {
+	switch svc.Spec.Type {
+	case corev1.ServiceTypeNodePort:
+		return true
+	case corev1.ServiceTypeLoadBalancer:
+		return svc.Spec.AllocateLoadBalancerNodePorts == nil || *svc.Spec.AllocateLoadBalancerNodePorts
+	}
+	return false
+}
+
+// allocatePorts lets two protocols on one port share its node port.
+func (a *allocator) allocatePorts(svc *corev1.Service) (errs field.ErrorList) {
+	spec, name := &svc.Spec, nameOf(svc)
+	byPort := map[int32]int32{}
+	for i, p := range spec.Ports {
+		if p.NodePort == 0 {
+			continue
+		}
+		if err := a.ports.reserve(uint16(p.NodePort), name); err != nil {
+			errs = append(errs, field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, err.Error()))
+		}
+		byPort[p.Port] = p.NodePort
+	}
+	if wantsNodePorts(svc) && len(errs) == 0 {
+		given := map[[2]any]bool{}
+		for _, p := range spec.Ports {
+			given[[2]any{p.NodePort, p.Protocol}] = true
+		}
+		for i := range spec.Ports {
+			p := &spec.Ports[i]
+			if p.NodePort != 0 {
+				continue
+			}
+			shared := byPort[p.Port]
+			if shared == 0 || given[[2]any{shared, p.Protocol}] {
+				port, err := a.ports.take(name, fmt.Sprint(p.Port, p.Name))
+				if err != nil {
+					return append(errs, field.InternalError(field.NewPath("spec", "ports").Index(i).Child("nodePort"), fmt.Errorf("failed to allocate a nodePort: %w", err)))
+				}
+				shared = int32(port)
+			}
+			p.NodePort, byPort[p.Port] = shared, shared
+			given[[2]any{shared, p.Protocol}] = true
+		}
+	}
+	if !needsHealthCheckPort(svc) {
+		return errs
+	}
+	at := field.NewPath("spec", "healthCheckNodePort")
+	if p := spec.HealthCheckNodePort; p != 0 {
+		if err := a.ports.reserve(uint16(p), name); err != nil {
+			errs = append(errs, field.Invalid(at, p, "failed to allocate requested HealthCheck NodePort: "+err.Error()))
+		}
+	} else if port, err := a.ports.take(name, "healthCheckNodePort"); err != nil {
+		errs = append(errs, field.InternalError(at, err))
+	} else {
+		spec.HealthCheckNodePort = int32(port)
+	}
+	return errs
+}
+
+func needsHealthCheckPort(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// carryOver copies what was allocated for a Service into its new version, where
+// that leaves it open.
+func carryOver(svc, old *corev1.Service) {
+	if old.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	spec := &svc.Spec
+	if spec.ClusterIP == "" && len(spec.ClusterIPs) == 0 {
+		keep := len(old.Spec.ClusterIPs)
+		if spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
+			keep = min(keep, 1)
+		}
+		spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs[:keep])
+		if keep > 0 {
+			spec.ClusterIP = spec.ClusterIPs[0]
+		}
+		if len(spec.IPFamilies) == 0 {
+			spec.IPFamilies = slices.Clone(old.Spec.IPFamilies[:min(keep, len(old.Spec.IPFamilies))])
+		}
+		if spec.IPFamilyPolicy == nil {
+			spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
+		}
+	}
+	if wantsNodePorts(svc) {
+		taken := map[int32]bool{}
+		for _, p := range spec.Ports {
+			taken[p.NodePort] = true
+		}
+		for i := range spec.Ports {
+			p := &spec.Ports[i]
+			for _, o := range old.Spec.Ports {
+				if p.NodePort == 0 && o.NodePort != 0 && o.Port == p.Port && o.Protocol == p.Protocol && !taken[o.NodePort] {
+					p.NodePort = o.NodePort
+				}
+			}
+		}
+	}
+	if needsHealthCheckPort(svc) && spec.HealthCheckNodePort == 0 {
+		spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+	}
+}

@@ -1,0 +1,330 @@
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// sameSource says cheaply whether an object was applied before just so.
+func sameSource(a, b API) bool {
+	return a == b || reflect.TypeOf(a) == reflect.TypeOf(b) && equality.Semantic.DeepEqual(a, b)
+}
+
+func sameWant(a, b API) bool { return equality.Semantic.DeepEqual(a, b) }
+
+// forgetServerSide removes what only a server sets: users paste the output of
+// kubectl get into manifests.
+func forgetServerSide(o API) {
+	o.SetUID("")
+	o.SetResourceVersion("")
+	o.SetGeneration(0)
+	o.SetCreationTimestamp(metav1.Time{})
+	o.SetDeletionTimestamp(nil)
+	o.SetDeletionGracePeriodSeconds(nil)
+	o.SetManagedFields(nil)
+	o.SetSelfLink("")
+	o.GetObjectKind().SetGroupVersionKind(kindOf(o).gvk())
+	if a := o.GetAnnotations(); a != nil {
+		delete(a, corev1.LastAppliedConfigAnnotation)
+	}
+	switch o := o.(type) {
+	case *corev1.Namespace:
+		o.Status = corev1.NamespaceStatus{}
+	case *corev1.Pod:
+		o.Status = corev1.PodStatus{}
+	case *corev1.Service:
+		o.Status = corev1.ServiceStatus{}
+	case *networkingv1.Ingress:
+		o.Status = networkingv1.IngressStatus{}
+	case *appsv1.Deployment:
+		o.Status = appsv1.DeploymentStatus{}
+	case *appsv1.ReplicaSet:
+		o.Status = appsv1.ReplicaSetStatus{}
+	case *appsv1.StatefulSet:
+		o.Status = appsv1.StatefulSetStatus{}
+	case *appsv1.DaemonSet:
+		o.Status = appsv1.DaemonSetStatus{}
+	}
+}
+
+// serving is the object as it is in the State.
+func (s *Store) serving(k key) API {
+	switch k.kind {
+	case "Service":
+		if svc := s.next.services.m[k.name]; svc != nil {
+			return svc
+		}
+	}
+	return nil
+}
+
+// admissible checks what depends on other objects: the name is free, and what
+// a Service asks for can be had. It takes what the Service gets.
+func (s *Store) admissible(k key, want API) field.ErrorList {
+	switch o := want.(type) {
+	case *corev1.Pod:
+		if p := s.pods[k.name]; p != nil && p.owner != k {
+			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name,
+				fmt.Sprintf("the pod exists already, made by %s %s", p.owner.kind, p.owner.name))}
+		}
+	case *discoveryv1.EndpointSlice:
+		if s.next.endpointSlices.m[k.name] != nil && s.records[k] == nil {
+			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name, "the EndpointSlice exists already, made for a Service")}
+		}
+	case *corev1.Service:
+		served := o.DeepCopy()
+		old := s.next.services.m[k.name]
+		if old != nil {
+			carryOver(served, old)
+			s.alloc.release(old)
+		}
+		if errs := s.alloc.allocate(served); len(errs) > 0 {
+			if old != nil {
+				s.alloc.allocate(old.DeepCopy())
+			}
+			return errs
+		}
+		served.Status = s.serviceStatus(served)
+		s.next.services.set(k.name, served) // serve stamps it
+		if old != nil {
+			s.unindexService(old)
+		}
+		s.indexService(served)
+	}
+	return nil
+}
+
+func (s *Store) serviceStatus(svc *corev1.Service) corev1.ServiceStatus {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return corev1.ServiceStatus{}
+	}
+	// Mode Proxy: what arrives there has been through a listener; the address
+	// itself, most often loopback, is nothing that the cluster can route.
+	mode := corev1.LoadBalancerIPModeProxy
+	var st corev1.ServiceStatus
+	for _, a := range s.cfg.PublishedIPs {
+		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
+	}
+	return st
+}
+
+func (s *Store) indexService(svc *corev1.Service) {
+	if k, v, ok := indexed(svc.Spec.Selector); ok {
+		s.servicesBy.add(nameOf(svc), k, v)
+	}
+}
+
+func (s *Store) unindexService(svc *corev1.Service) {
+	if k, v, ok := indexed(svc.Spec.Selector); ok {
+		s.servicesBy.remove(nameOf(svc), k, v)
+	}
+}
+
+// indexed is the one label of a selector by which a Service is found; every pod
+// that the Service selects has it.
+func indexed(selector map[string]string) (key, value string, ok bool) {
+	for k, v := range selector {
+		if !ok || k < key {
+			key, value, ok = k, v, true
+		}
+	}
+	return key, value, ok
+}
+
+// stamp sets what a server sets.
+func (r *record) stamp(m *metav1.ObjectMeta) {
+	m.UID, m.CreationTimestamp, m.Generation = r.uid, r.created, r.gen
+}
+
+// serve puts what is wanted of an object, or nothing, into the tables, and marks
+// what depends on it.
+func (s *Store) serve(k key, r *record) {
+	switch k.kind {
+	case "Namespace":
+		s.dirtyNamespaces[k.name.Name] = true
+	case "ConfigMap":
+		serveIn(&s.next.configMaps, k.name, r, func(o *corev1.ConfigMap) { r.stamp(&o.ObjectMeta) })
+	case "Secret":
+		serveIn(&s.next.secrets, k.name, r, func(o *corev1.Secret) { r.stamp(&o.ObjectMeta) })
+	case "NetworkPolicy":
+		serveIn(&s.next.networkPolicies, k.name, r, func(o *networkingv1.NetworkPolicy) { r.stamp(&o.ObjectMeta) })
+	case "Ingress":
+		serveIn(&s.next.ingresses, k.name, r, func(o *networkingv1.Ingress) {
+			r.stamp(&o.ObjectMeta)
+			for _, a := range s.cfg.PublishedIPs {
+				o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+			}
+		})
+	case "IngressClass":
+		serveIn(&s.next.ingressClasses, k.name.Name, r, func(o *networkingv1.IngressClass) { r.stamp(&o.ObjectMeta) })
+	case "EndpointSlice":
+		serveIn(&s.next.endpointSlices, k.name, r, func(o *discoveryv1.EndpointSlice) { r.stamp(&o.ObjectMeta) })
+	case "Endpoints":
+		s.dirtyServices[k.name] = true
+	case "Service":
+		s.dirtyServices[k.name] = true
+		svc := s.next.services.m[k.name]
+		if r == nil {
+			if svc != nil {
+				s.alloc.release(svc)
+				s.unindexService(svc)
+				s.next.services.delete(k.name)
+			}
+			return
+		}
+		r.stamp(&svc.ObjectMeta) // admissible made it within this call
+	default:
+		s.dirtyWorkloads[k] = true
+	}
+}
+
+func serveIn[K comparable, V API](t *table[K, V], k K, r *record, finish func(V)) {
+	if r == nil {
+		t.delete(k)
+		return
+	}
+	o := r.want.DeepCopyObject().(V)
+	finish(o)
+	t.set(k, o)
+}
+
+// reconcileNamespace serves a namespace while it is wanted or used. One that
+// nobody wrote down is made for the objects in it.
+func (s *Store) reconcileNamespace(name string) {
+	k := key{"Namespace", Name{Name: name}}
+	r := s.records[k]
+	if r != nil && r.deleting && s.used[name] == 0 {
+		delete(s.records, k)
+		r = nil
+	}
+	old := s.next.namespaces.m[name]
+	var ns *corev1.Namespace
+	switch {
+	case r != nil:
+		ns = r.want.DeepCopyObject().(*corev1.Namespace)
+		r.stamp(&ns.ObjectMeta)
+	case s.used[name] == 0:
+		s.next.namespaces.delete(name)
+		return
+	case old != nil:
+		ns = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, UID: old.UID, CreationTimestamp: old.CreationTimestamp}}
+	default:
+		ns = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, UID: s.newUID(k), CreationTimestamp: s.now()}}
+	}
+	ns.SetGroupVersionKind(kindByName["Namespace"].gvk())
+	if ns.Labels == nil {
+		ns.Labels = map[string]string{}
+	}
+	ns.Labels[corev1.LabelMetadataName] = name
+	ns.Spec.Finalizers = []corev1.FinalizerName{corev1.FinalizerKubernetes}
+	ns.Status.Phase = corev1.NamespaceActive
+	if r != nil && r.deleting {
+		ns.Status.Phase = corev1.NamespaceTerminating
+		now := s.now()
+		if old != nil && old.DeletionTimestamp != nil {
+			now = *old.DeletionTimestamp
+		}
+		ns.DeletionTimestamp = &now
+	}
+	if old == nil || !equality.Semantic.DeepEqual(old, ns) {
+		s.next.namespaces.set(name, ns)
+	}
+}
+
+// addBuiltins makes what is there before any manifest: namespaces, the node, the
+// gateway's own two pods and the DNS Service.
+func (s *Store) addBuiltins() {
+	builtin := func(o API) *record {
+		setDefaults(o)
+		o.GetObjectKind().SetGroupVersionKind(kindOf(o).gvk())
+		k := Object{API: o}.key()
+		r := &record{source: Object{API: o}, want: o, uid: s.newUID(k), created: s.now(), gen: 1, builtin: true}
+		s.records[k] = r
+		s.use(k.name.Namespace, 1)
+		return r
+	}
+	for _, name := range []string{"default", "kube-system", "podgate-system"} {
+		builtin(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		s.dirtyNamespaces[name] = true
+	}
+	s.addNode()
+	s.addLocalPod("kube-system", "podgate-dns", DNSOffset, map[string]string{"k8s-app": "kube-dns"},
+		corev1.ContainerPort{Name: "dns", ContainerPort: 53, Protocol: corev1.ProtocolUDP},
+		corev1.ContainerPort{Name: "dns-tcp", ContainerPort: 53, Protocol: corev1.ProtocolTCP})
+	s.addLocalPod("podgate-system", "podgate-ingress", IngressOffset, map[string]string{
+		"app.kubernetes.io/name":      "podgate-ingress",
+		"app.kubernetes.io/component": "controller",
+	}, corev1.ContainerPort{Name: "http", ContainerPort: 80}, corev1.ContainerPort{Name: "https", ContainerPort: 443})
+
+	policy := corev1.IPFamilyPolicyPreferDualStack
+	dns := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns", Labels: map[string]string{
+			"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS",
+		}},
+		Spec: corev1.ServiceSpec{
+			Selector:       map[string]string{"k8s-app": "kube-dns"},
+			IPFamilyPolicy: &policy,
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP},
+				{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP},
+			},
+		},
+	}
+	for _, a := range s.cfg.DNSAddrs() {
+		dns.Spec.ClusterIPs = append(dns.Spec.ClusterIPs, a.String())
+	}
+	dns.Spec.ClusterIP = dns.Spec.ClusterIPs[0]
+	r := builtin(dns)
+	k := key{"Service", nameOf(dns)}
+	if errs := s.admissible(k, r.want); len(errs) > 0 {
+		panic("kube: built-in DNS Service: " + errs.ToAggregate().Error())
+	}
+	s.serve(k, r)
+}
+
+// DNSAddrs are the addresses of the cluster DNS Service, one a family.
+func (c Config) DNSAddrs() []netip.Addr {
+	var out []netip.Addr
+	for _, p := range c.WithDefaults().ServiceCIDRs {
+		out = append(out, nth(p, dnsServiceOffset))
+	}
+	return out
+}
+
+func (s *Store) addNode() {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: s.cfg.NodeName,
+			UID:  types.UID(s.cfg.NodeName),
+			Labels: map[string]string{
+				corev1.LabelHostname:   s.cfg.NodeName,
+				corev1.LabelOSStable:   "linux",
+				corev1.LabelArchStable: arch,
+			},
+			CreationTimestamp: s.now(),
+		},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{
+			Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "PodgateReady", LastTransitionTime: s.now(),
+		}}},
+	}
+	n.APIVersion, n.Kind = "v1", "Node"
+	for _, a := range s.cfg.Addrs(GatewayOffset) {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: s.cfg.NodeName})
+	for _, p := range s.cfg.PodCIDRs {
+		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, p.String())
+	}
+	n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+	s.next.nodes.set(n.Name, n)
+}
