@@ -1,30 +1,209 @@
-// Package ingress is the HTTP(S) front door: Ingress v1.
+// Package ingress is the HTTP(S) front door: it compiles Ingress v1 objects to
+// Routes and proxies requests by them, straight to the endpoints.
+//
+// Goroutines: those of net/http for each connection, below Serve and ServeTLS,
+// and for each idle connection to an endpoint. Shutdown ends the former, closing
+// what has been upgraded (WebSocket) too, and the latter.
 package ingress
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Server proxies requests by the Routes last set.
 type Server struct {
-	cfg    Config
-	routes atomic.Pointer[Routes]
+	cfg        Config
+	live       atomic.Pointer[live]
+	http       *http.Server
+	selfSigned func() (*tls.Certificate, error)
+	buffers    bufferPool
+	errorLog   *log.Logger
+
+	ctx    context.Context // of every request; ends with Shutdown
+	cancel context.CancelFunc
+
+	requests, retries, unrouted, unavailable, failed atomic.Uint64
+
+	mu       sync.Mutex
+	tlsPorts map[netip.Addr]uint16 // where ServeTLS listens
 }
 
+// live is the Routes with the connections to their endpoints.
+type live struct {
+	routes *Routes
+	pools  map[poolKey]*http.Transport
+}
+
+// poolKey is an endpoint and its protocol.
+type poolKey struct {
+	addr netip.AddrPort
+	h2c  bool
+}
+
+const (
+	headerTimeout    = 10 * time.Second // a client's request header
+	clientIdle       = 75 * time.Second // between requests of a client
+	endpointIdle     = 60 * time.Second // between requests to an endpoint
+	maxIdle          = 64               // idle connections to an endpoint
+	maxRequestHeader = 64 << 10         // bytes
+)
+
 // NewServer makes a Server without Routes: it answers 404.
-func NewServer(cfg Config) *Server { return &Server{cfg: cfg.withDefaults()} }
+func NewServer(cfg Config) *Server {
+	s := &Server{
+		cfg:        cfg.withDefaults(),
+		selfSigned: sync.OnceValues(selfSigned),
+		tlsPorts:   map[netip.Addr]uint16{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.errorLog = slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       clientIdle,
+		MaxHeaderBytes:    maxRequestHeader,
+		ErrorLog:          s.errorLog,
+		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
+	}
+	s.live.Store(&live{routes: &Routes{}})
+	return s
+}
 
-// SetRoutes replaces the Routes; requests in progress keep theirs.
-func (s *Server) SetRoutes(r *Routes) { s.routes.Store(r) }
+// SetRoutes replaces the Routes; requests in progress keep theirs, and so do
+// connections to endpoints that stay.
+func (s *Server) SetRoutes(r *Routes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.live.Load()
+	next := &live{r, map[poolKey]*http.Transport{}}
+	for _, b := range r.backends {
+		for _, addr := range b.endpoints {
+			k := poolKey{addr, b.h2c}
+			if next.pools[k] == nil {
+				if next.pools[k] = old.pools[k]; next.pools[k] == nil {
+					next.pools[k] = s.newPool(k)
+				}
+			}
+		}
+	}
+	s.live.Store(next)
+	for k, pool := range old.pools {
+		if next.pools[k] == nil {
+			pool.CloseIdleConnections()
+		}
+	}
+}
 
-// Serve answers HTTP on l, which it owns, until Shutdown.
-func (s *Server) Serve(l net.Listener) error { return l.Close() }
+// newPool makes the connections to one endpoint, none yet.
+func (s *Server) newPool(k poolKey) *http.Transport {
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+			defer cancel()
+			c, err := s.cfg.Dial(ctx, network, k.addr.String())
+			if err != nil {
+				return nil, &dialError{err}
+			}
+			return c, nil
+		},
+		DisableCompression:    true, // the client's Accept-Encoding is what counts
+		MaxIdleConnsPerHost:   maxIdle,
+		IdleConnTimeout:       endpointIdle,
+		ResponseHeaderTimeout: s.cfg.AnswerTimeout,
+		ExpectContinueTimeout: time.Second,
+	}
+	if k.h2c {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return t
+}
 
-// ServeTLS answers HTTPS (HTTP/1.1 and HTTP/2) on l, which it owns, until Shutdown.
-func (s *Server) ServeTLS(l net.Listener) error { return l.Close() }
+// dialError is that of an endpoint which nothing was sent to.
+type dialError struct{ err error }
 
-// Shutdown stops listening and waits for the requests in progress, at most
-// until ctx ends.
-func (s *Server) Shutdown(ctx context.Context) error { return nil }
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// certificate chooses by SNI.
+func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if e := s.live.Load().routes.certs.find(matchHost(hello.ServerName)); e != nil && e.pair != nil {
+		return e.pair, nil
+	}
+	return s.selfSigned()
+}
+
+// Serve answers HTTP on l, which it owns. It returns nil after Shutdown.
+func (s *Server) Serve(l net.Listener) error { return ended(s.http.Serve(l)) }
+
+// ServeTLS answers HTTPS (HTTP/1.1 and HTTP/2) on l, which it owns. It returns
+// nil after Shutdown. Redirects from HTTP lead to the port of l where l has the
+// address that the request came to.
+func (s *Server) ServeTLS(l net.Listener) error {
+	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil {
+		s.mu.Lock()
+		s.tlsPorts[ap.Addr().Unmap()] = ap.Port()
+		s.mu.Unlock()
+	}
+	return ended(s.http.ServeTLS(l, "", ""))
+}
+
+func ended(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// tlsPort is where HTTPS is at the address that a request came to: 443 unless a
+// listener says otherwise.
+func (s *Server) tlsPort(local netip.Addr) uint16 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, addr := range []netip.Addr{local, netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if port, ok := s.tlsPorts[addr]; ok {
+			return port
+		}
+	}
+	return 443
+}
+
+// Shutdown stops listening and waits for the requests in progress, at most until
+// ctx ends; then it cuts those that are left, and what has been upgraded.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	s.cancel()
+	if err != nil {
+		s.http.Close()
+		err = fmt.Errorf("shut down ingress: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, pool := range s.live.Load().pools {
+		pool.CloseIdleConnections()
+	}
+	return err
+}
+
+// Counters are the totals since the start, by name.
+func (s *Server) Counters() map[string]uint64 {
+	return map[string]uint64{
+		"ingress_requests_total":            s.requests.Load(),
+		"ingress_retries_total":             s.retries.Load(),
+		"ingress_unrouted_total":            s.unrouted.Load(),
+		"ingress_backend_unavailable_total": s.unavailable.Load(),
+		"ingress_backend_errors_total":      s.failed.Load(),
+	}
+}

@@ -1,0 +1,102 @@
+package ingress
+
+import (
+	"fmt"
+	"html"
+	"net/http"
+	"strings"
+)
+
+// maxListed bounds the routes that a page lists.
+const maxListed = 40
+
+// page answers with an error of our own. A client on this host is told what is
+// known: it is the person who runs podgate. Others learn the status only.
+func (q *request) page(w http.ResponseWriter, status int, err error) {
+	var lines []string
+	if q.client.IsLoopback() {
+		lines = q.reasons(status, err)
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	title := fmt.Sprintf("%d %s", status, http.StatusText(status))
+	var body string
+	if strings.Contains(q.in.Header.Get("Accept"), "text/html") {
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		body = htmlPage(title, lines)
+	} else {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		body = strings.Join(append([]string{title}, lines...), "\n") + "\n"
+	}
+	w.WriteHeader(status)
+	if q.in.Method != http.MethodHead {
+		fmt.Fprint(w, body)
+	}
+}
+
+// reasons says why a request is answered with this status.
+func (q *request) reasons(status int, err error) []string {
+	switch {
+	case q.route == nil && status == http.StatusBadRequest:
+		return []string{"podgate does not proxy such a request target."}
+	case q.route == nil:
+		what := fmt.Sprintf("No Ingress has rules for host %q.", q.host)
+		if q.table != nil {
+			what = fmt.Sprintf("No Ingress rule for host %q has path %q.", q.table.name, q.path)
+		}
+		return append([]string{what}, q.routed()...)
+	}
+	where := fmt.Sprintf("%s, from Ingress %s (%s)", q.route.backend, q.route.ingress, q.route.field)
+	if err != nil {
+		return []string{where + ":", err.Error() + "."}
+	}
+	return []string{where + ":", q.route.backend.why + "."}
+}
+
+// routed lists what would have been answered.
+func (q *request) routed() []string {
+	entries := q.live.routes.Entries()
+	if len(entries) == 0 {
+		return []string{"There is no Ingress that podgate serves."}
+	}
+	lines := []string{"Routed are:"}
+	for i, e := range entries {
+		if i == maxListed {
+			return append(lines, fmt.Sprintf("  and %d more", len(entries)-i))
+		}
+		scheme, host := "http", e.Host
+		if e.TLS {
+			scheme = "https"
+		}
+		if host == "" {
+			host = "any host"
+		}
+		path := e.Path
+		if path == "" {
+			path = " otherwise"
+		}
+		lines = append(lines, fmt.Sprintf("  %s://%s%s (%s) to Service %s port %s, Ingress %s", scheme, host, path, e.Type, e.Service, e.Port, e.Ingress))
+	}
+	return lines
+}
+
+const htmlHead = `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>%[1]s</title>
+<meta name="viewport" content="width=device-width">
+<style>body{font:1rem/1.5 system-ui,sans-serif;max-width:48rem;margin:15vh auto 0;padding:0 1.5rem;color:#222;background:#fff}
+h1{font-size:1.4rem;font-weight:600}pre{font:.9rem/1.6 ui-monospace,monospace;white-space:pre-wrap}
+footer{color:#777;font-size:.85rem}@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}}</style></head>
+<body><h1>%[1]s</h1>
+`
+
+func htmlPage(title string, lines []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, htmlHead, html.EscapeString(title))
+	if len(lines) > 0 {
+		fmt.Fprintf(&b, "<pre>%s</pre>\n", html.EscapeString(strings.Join(lines, "\n")))
+	}
+	b.WriteString("<footer>podgate</footer></body></html>\n")
+	return b.String()
+}

@@ -1,0 +1,297 @@
+package ingress
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"podgate/kube"
+)
+
+// Routing
+//
+// A request is first evaluated for its host and then for its path, as the API's
+// IngressRule says. The host is looked up exactly, then as a wildcard of one
+// label, then among the rules without host; the first of these tables that
+// exists is the one that counts: a host with rules of its own is not served by
+// another host's. In it the path is looked up exactly, then by its prefixes
+// from the longest to the shortest: as many map lookups as the longest rule has
+// elements, however many rules there are. What no rule matches goes to the
+// default backend of an Ingress with rules for that host, else to the default
+// backend of any Ingress, those without rules first; else it is 404.
+//
+// Among rules for one host and path the oldest Ingress wins, then the first in
+// order of namespace and name, then the first in the Ingress.
+
+// Routes is where every request goes, at one moment. It is immutable; backends
+// and certificates that did not change are shared with the Routes before.
+type Routes struct {
+	exact    map[string]*host
+	wildcard map[string]*host // by parent domain
+	any      *host            // rules without host; nil: none
+	fallback *route           // default backend for what has no other; nil: 404
+	certs    certs
+
+	source // of compile.go: what it was made from
+}
+
+// host is the rules for one host.
+type host struct {
+	name     string            // as in the rule: "shop.example", "*.foo.com", ""
+	exact    map[string]*route // by path
+	prefix   map[string]*route // by path without its last slash: "" is "/"
+	depth    int               // elements of the longest prefix
+	fallback *route            // nil: that of the Routes
+}
+
+// kind is how a route matches.
+type kind uint8
+
+const (
+	exactPath kind = iota
+	prefixPath
+	implementationSpecific // matches as a prefix
+	defaultBackend
+)
+
+func (k kind) String() string {
+	return [...]string{"Exact", "Prefix", "ImplementationSpecific", "default backend"}[k]
+}
+
+// route is one path of one rule, or a default backend.
+type route struct {
+	ingress kube.Name
+	field   string // "spec.rules[0].http.paths[1]", "spec.defaultBackend"
+	host    string // as in the rule
+	path    string // as in the rule
+	kind    kind
+
+	redirect bool // to HTTPS where the host has TLS
+	tls      bool // any host has TLS, as spec.tls lists none
+	force    bool // to HTTPS in any case
+	backend  *backend
+}
+
+// backend is one port of one Service, with who answers there.
+type backend struct {
+	service   kube.Name
+	port      string // as in the Ingress: name or number
+	h2c       bool   // the endpoints speak HTTP/2 without TLS
+	endpoints []netip.AddrPort
+	why       string // why there are no endpoints
+	next      *atomic.Uint32
+}
+
+// match returns the host table and the route of a request; both may be nil.
+func (r *Routes) match(hostname, path string) (*host, *route) {
+	h := r.host(hostname)
+	if h == nil {
+		return nil, r.fallback
+	}
+	if found := h.match(path); found != nil {
+		return h, found
+	}
+	return h, cmp.Or(h.fallback, r.fallback)
+}
+
+// host returns the rules that count for a host, nil if there are none.
+func (r *Routes) host(name string) *host {
+	if h := r.exact[name]; h != nil {
+		return h
+	}
+	if h := r.wildcard[parentDomain(name)]; h != nil {
+		return h
+	}
+	return r.any
+}
+
+// match returns the route of a path that a rule names.
+func (h *host) match(path string) *route {
+	if r := h.exact[path]; r != nil {
+		return r
+	}
+	// A path of more elements than any rule cannot match as a whole.
+	end, elements := len(path), 0
+	for i := 1; i < len(path); i++ {
+		if path[i] == '/' {
+			if elements++; elements > h.depth {
+				end = i
+				break
+			}
+		}
+	}
+	for prefix := path[:end]; ; {
+		if r := h.prefix[prefix]; r != nil {
+			return r
+		}
+		i := strings.LastIndexByte(prefix, '/')
+		if i < 0 {
+			return nil
+		}
+		prefix = prefix[:i]
+	}
+}
+
+// add enters a route under its host. It returns the route that has the place
+// already, which keeps it; nil if r was entered.
+func (h *host) add(r *route) (taken *route) {
+	path := matchPath(r.path)
+	table, key := h.exact, path
+	if r.kind != exactPath {
+		table, key = h.prefix, strings.TrimSuffix(path, "/")
+	}
+	// "/foo/" matches what "/foo" matches and is the longer path.
+	if have := table[key]; have != nil && len(have.path) >= len(r.path) {
+		return have
+	}
+	table[key] = r
+	if r.kind != exactPath {
+		h.depth = max(h.depth, strings.Count(key, "/"))
+	}
+	return nil
+}
+
+// Entry is one line of the routing table, for people.
+type Entry struct {
+	Host    string // "" any
+	Path    string // "" for a default backend
+	Type    string // "Exact", "Prefix", "ImplementationSpecific", "default backend"
+	TLS     bool   // the host is listed for TLS
+	Ingress kube.Name
+	Service kube.Name
+	Port    string
+	Ready   int    // endpoints that requests go to
+	Why     string // why there are none
+}
+
+// Entries is the routing table, in order of host and path.
+func (r *Routes) Entries() []Entry {
+	var out []Entry
+	add := func(rt *route) {
+		if rt == nil {
+			return
+		}
+		tls := r.encrypts(rt, strings.Replace(rt.host, "*", "x", 1))
+		out = append(out, Entry{
+			Host: rt.host, Path: rt.path, Type: rt.kind.String(), TLS: tls, Ingress: rt.ingress,
+			Service: rt.backend.service, Port: rt.backend.port, Ready: len(rt.backend.endpoints), Why: rt.backend.why,
+		})
+	}
+	for h := range r.hosts() {
+		for _, rt := range h.exact {
+			add(rt)
+		}
+		for _, rt := range h.prefix {
+			add(rt)
+		}
+		add(h.fallback)
+	}
+	add(r.fallback)
+	slices.SortFunc(out, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Type, b.Type))
+	})
+	return slices.Compact(out)
+}
+
+// hosts yields every host table.
+func (r *Routes) hosts() func(yield func(*host) bool) {
+	return func(yield func(*host) bool) {
+		for _, h := range r.exact {
+			if !yield(h) {
+				return
+			}
+		}
+		for _, h := range r.wildcard {
+			if !yield(h) {
+				return
+			}
+		}
+		if r.any != nil {
+			yield(r.any)
+		}
+	}
+}
+
+// Explain says in sentences what happens to a request, by the routing that
+// requests get. The host may have a port, the path is as in a URL.
+func (r *Routes) Explain(hostname, path string, tls bool) []string {
+	scheme := "http"
+	if tls {
+		scheme = "https"
+	}
+	name, clean := matchHost(hostname), cleanPath(path)
+	lines := []string{fmt.Sprintf("request %s://%s%s", scheme, hostname, path)}
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	if clean != path {
+		say("path is taken as %s", clean)
+	}
+	if tls {
+		say("certificate: %s", r.certs.describe(name))
+	}
+	h, rt := r.match(name, matchPath(clean))
+	switch {
+	case h == nil:
+		say("host %q: no rule is for it", name)
+	case h.name == "":
+		say("host %q: rules without host", name)
+	case h.name == name:
+		say("host %q: rules of its own", name)
+	default:
+		say("host %q: rules for %q", name, h.name)
+	}
+	if rt == nil {
+		say("path %q: no rule matches and no Ingress has a default backend", clean)
+		say("answered 404 by podgate")
+		return lines
+	}
+	if rt.kind == defaultBackend {
+		say("path %q: no rule matches; default backend of Ingress %s", clean, rt.ingress)
+	} else {
+		say("path %q: %s %q of Ingress %s, %s", clean, rt.kind, rt.path, rt.ingress, rt.field)
+	}
+	if !tls && r.redirects(rt, name) {
+		say("answered 308 by podgate: redirect to https, as the host has TLS (annotation ssl-redirect: \"false\" turns it off)")
+		return lines
+	}
+	b := rt.backend
+	if len(b.endpoints) == 0 {
+		say("backend %s: %s", b, b.why)
+		say("answered 503 by podgate")
+		return lines
+	}
+	say("backend %s: %d endpoints in turn: %s", b, len(b.endpoints), join(b.endpoints, 8))
+	return lines
+}
+
+// redirects reports whether a plain HTTP request for this host is sent to HTTPS.
+func (r *Routes) redirects(rt *route, hostname string) bool {
+	return rt.force || rt.redirect && r.encrypts(rt, hostname)
+}
+
+// encrypts reports whether an Ingress wants TLS for this host.
+func (r *Routes) encrypts(rt *route, hostname string) bool {
+	return rt.tls || r.certs.listed(hostname) != nil
+}
+
+func (b *backend) String() string {
+	if b.service.Name == "" {
+		return b.port
+	}
+	return fmt.Sprintf("Service %s port %s", b.service, b.port)
+}
+
+// join lists at most n of the addresses.
+func join(addrs []netip.AddrPort, n int) string {
+	var s []string
+	for i, a := range addrs {
+		if i == n {
+			s = append(s, fmt.Sprintf("and %d more", len(addrs)-n))
+			break
+		}
+		s = append(s, a.String())
+	}
+	return strings.Join(s, ", ")
+}
