@@ -55,6 +55,7 @@ type deps struct {
 	backend *nat.Backend
 	srcPod  *policy.Pod
 	dstPod  *policy.Pod
+	egress  uint64 // Snapshot.egress, of a way out of the cluster
 }
 
 // decision is the outcome of decide.
@@ -121,10 +122,7 @@ func (s *Snapshot) antiSpoof(q *query) Reason {
 
 // service turns a Service address into one backend.
 func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
-	if s.services == nil {
-		return None
-	}
-	sp, outcome := s.services.Lookup(q.Dst, q.Proto, q.DstPort)
+	sp, outcome := s.lookup(q.Tuple)
 	d.deps.service = sp
 	if outcome == nat.Translate {
 		external := q.port.Local && !s.own[q.Src]
@@ -159,14 +157,11 @@ func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
 
 // judge asks the policies of one end. A pod always reaches itself.
 func (s *Snapshot) judge(dir policy.Direction, d *decision) Reason {
-	if s.policies == nil {
-		return None
-	}
-	subject, peer, denied := s.policies.Pod(d.to.Src), d.to.Dst, PolicyEgressDenied
+	subject, peer, denied := s.policyPod(d.to.Src), d.to.Dst, PolicyEgressDenied
 	if dir == policy.Egress {
 		d.srcPod = subject
 	} else {
-		subject, peer, denied = s.policies.Pod(d.to.Dst), d.to.Src, PolicyIngressDenied
+		subject, peer, denied = s.policyPod(d.to.Dst), d.to.Src, PolicyIngressDenied
 		d.dstPod = subject
 	}
 	if subject == nil || d.to.Src == d.to.Dst {
@@ -212,7 +207,7 @@ func (s *Snapshot) route(q *query, d *decision) Reason {
 	case s.local == nil || q.port.Local:
 		return NoRoute
 	}
-	d.out, d.routed = s.local, true
+	d.out, d.routed, d.egress = s.local, true, s.egress
 	return None
 }
 

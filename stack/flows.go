@@ -24,17 +24,17 @@ type FlowRecord struct {
 
 // DropRecord is one frame that was not forwarded.
 type DropRecord struct {
-	Time    time.Time `json:"time"`
-	Proto   string    `json:"proto,omitempty"`
-	Src     string    `json:"src,omitempty"`
-	Dst     string    `json:"dst,omitempty"`
-	Port    string    `json:"port"` // where it arrived
-	SrcPod  string    `json:"srcPod,omitempty"`
-	DstPod  string    `json:"dstPod,omitempty"`
-	Service string    `json:"service,omitempty"`
-	Verdict string    `json:"verdict"` // drop, reject
-	Reason  string    `json:"reason"`
-	Policy  []string  `json:"policies,omitempty"` // that isolate the pod which denied it
+	Time     time.Time `json:"time"`
+	Proto    string    `json:"proto,omitempty"`
+	Src      string    `json:"src,omitempty"`
+	Dst      string    `json:"dst,omitempty"`
+	Port     string    `json:"port"` // where it arrived
+	SrcPod   string    `json:"srcPod,omitempty"`
+	DstPod   string    `json:"dstPod,omitempty"`
+	Service  string    `json:"service,omitempty"`
+	Verdict  string    `json:"verdict"` // drop, reject
+	Reason   string    `json:"reason"`
+	Policies []string  `json:"policies,omitempty"` // that isolate the pod which denied it
 }
 
 // PortRecord is one attachment with its counters.

@@ -1,9 +1,10 @@
 package stack
 
 import (
-	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"podgate/kube"
@@ -23,13 +24,14 @@ type Config struct {
 	PodCIDRs     []netip.Prefix // the segment, at most one a family
 	ServiceCIDRs []netip.Prefix // never routed outwards
 
-	MTU             int          // of a port that names none; 1500
-	MaxFlows        int          // flow.Config's default
-	MasqueradePorts [2]uint16    // first and last source port that may be claimed; 32768-60999
-	FloodRate       int          // flooded frames a second and port; 100
-	ErrorRate       int          // ICMP errors and resets made by the gateway, a second and port; 1000
-	Log             *slog.Logger // slog.DiscardHandler
-	Now             func() int64 // nanoseconds, never going back; the wall clock at start plus the monotonic clock
+	MTU             int           // of a port that names none; 1500
+	MaxFlows        int           // flow.DefaultMaxFlows
+	Timeouts        flow.Timeouts // each with its default
+	MasqueradePorts [2]uint16     // first and last source port that may be claimed; 32768-60999
+	FloodRate       int           // flooded frames a second and port; 100
+	ErrorRate       int           // ICMP errors and resets made by the gateway, a second and port; 1000
+	Log             *slog.Logger  // slog.DiscardHandler
+	Now             func() int64  // nanoseconds, never going back; the wall clock at start plus the monotonic clock
 }
 
 func (c Config) withDefaults() Config {
@@ -78,56 +80,127 @@ type Input struct {
 	EgressOff bool           // nothing outside the cluster may be reached
 }
 
-// Plane is the data path of one gateway.
+// Plane is the data path of one gateway. Its methods may be called from any
+// goroutine, before, while and after Run.
 type Plane struct {
-	w *worker
+	cfg      Config
+	snapshot atomic.Pointer[Snapshot] // replaced by the worker alone
+	worker   *worker
+	mail     mailbox
 }
 
 // New makes a plane without ports. It forwards once Run is called.
 func New(cfg Config) (*Plane, error) {
-	cfg = cfg.withDefaults()
-	return &Plane{w: &worker{snap: newSnapshot(&cfg)}}, nil
+	p := &Plane{cfg: cfg.withDefaults()}
+	if ports := p.cfg.MasqueradePorts; ports[0] == 0 || ports[0] > ports[1] {
+		return nil, fmt.Errorf("masquerade ports %d-%d: not a range", ports[0], ports[1])
+	}
+	p.snapshot.Store(newSnapshot(&p.cfg))
+	p.worker = newWorker(&p.cfg, &p.snapshot)
+	return p, nil
 }
-
-// Run forwards until ctx is done. It is called once.
-func (p *Plane) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 
 // Attach takes dev, and returns once frames from it are read. The device is
 // the plane's to close from then on: at Detach, or when Run ends.
-func (p *Plane) Attach(spec PortSpec, dev link.Device) (flow.PortID, error) { return 1, nil }
+func (p *Plane) Attach(spec PortSpec, dev link.Device) (id flow.PortID, err error) {
+	p.do(func(w *worker) { id, err = w.attach(spec, dev) })
+	if err != nil {
+		return 0, fmt.Errorf("attach %s: %w", spec.label(), err)
+	}
+	p.cfg.Log.Info("port attached", "port", id, "pod", spec.label(), "gen", p.snapshot.Load().Generation)
+	return id, nil
+}
 
-// Detach ends a port and its flows, closes its device, and returns once no
-// frame of it is on the way. An unknown port is no error.
-func (p *Plane) Detach(id flow.PortID) error { return nil }
+// Detach ends a port and its flows, and closes its device. No frame of it is on
+// the way when it returns. An unknown port is an error.
+func (p *Plane) Detach(id flow.PortID) (err error) {
+	p.do(func(w *worker) { err = w.detach(id) })
+	if err == nil {
+		p.cfg.Log.Info("port detached", "port", id)
+	}
+	return err
+}
 
 // Publish makes in the configuration, and returns its generation once every
 // frame is decided by it and no flow lives that it denies.
-func (p *Plane) Publish(in Input) uint64 { return 1 }
+func (p *Plane) Publish(in Input) (gen uint64) {
+	p.do(func(w *worker) {
+		w.install(w.snap.withInput(in))
+		gen = w.snap.Generation
+	})
+	var c flow.Cursor
+	for more := true; more; more = c != 0 {
+		p.do(func(w *worker) { c = w.audit(c) })
+	}
+	return gen
+}
 
 // Trace runs the production decision for a packet that nobody sent.
-func (p *Plane) Trace(q TraceQuery) TraceResult { return p.w.ask(q) }
+func (p *Plane) Trace(q TraceQuery) (r TraceResult) {
+	p.do(func(w *worker) { r = w.ask(q) })
+	return r
+}
 
-// Flows lists the conversations.
-func (p *Plane) Flows() []FlowRecord { return nil }
+// Flows lists the conversations, in no particular order.
+func (p *Plane) Flows() []FlowRecord {
+	var list []FlowRecord
+	var c flow.Cursor
+	for more := true; more; more = c != 0 {
+		p.do(func(w *worker) {
+			c = w.flows.Scan(c, auditChunk, func(f *flow.Flow) {
+				if !f.Expired(w.now) {
+					list = append(list, w.record(f))
+				}
+			})
+		})
+	}
+	return list
+}
 
-// Drops lists the last n frames that were not forwarded, oldest first.
-func (p *Plane) Drops(n int) []DropRecord { return nil }
+// Drops lists the last n frames that were not forwarded (of which 1024 are
+// remembered), oldest first.
+func (p *Plane) Drops(n int) (list []DropRecord) {
+	p.do(func(w *worker) {
+		for _, e := range w.drops.last(n) {
+			list = append(list, e.record(w.snap))
+		}
+	})
+	return list
+}
 
 // Ports lists the attachments by ID.
-func (p *Plane) Ports() []PortRecord { return nil }
+func (p *Plane) Ports() (list []PortRecord) {
+	p.do(func(w *worker) {
+		for _, pt := range w.ports {
+			if pt != nil {
+				list = append(list, pt.record())
+			}
+		}
+	})
+	return list
+}
 
 // Counters are all reasons by name with how often they came up, and, as
 // "policy-ingress-denied{shop/deny-all}", the denials of each policy.
-func (p *Plane) Counters() map[string]uint64 { return nil }
-
-type worker struct {
-	snap     *Snapshot
-	now      int64
-	affinity *affinity
+func (p *Plane) Counters() map[string]uint64 {
+	all := map[string]uint64{}
+	for _, r := range Reasons() {
+		all[r.String()] = p.worker.reasons[r].load()
+	}
+	p.do(func(w *worker) {
+		for d, n := range w.denials {
+			all[fmt.Sprintf("%s{%s}", d.reason, d.policy)] = n
+		}
+	})
+	return all
 }
 
-type affinity struct{}
+// Generation is that of the configuration in force.
+func (p *Plane) Generation() uint64 { return p.snapshot.Load().Generation }
 
-func (a *affinity) recall(client packet.Addr, sp *nat.ServicePort, now int64) *nat.Backend {
-	return nil
+// Poll takes one batch from every port and returns how many frames came: the
+// worker's step, for who drives a plane by hand instead of with Run.
+func (p *Plane) Poll() (n int) {
+	p.do(func(w *worker) { n = w.poll(p.cfg.Now()) })
+	return n
 }

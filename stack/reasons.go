@@ -1,6 +1,10 @@
 package stack
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"podgate/stack/packet"
+)
 
 // Reason names what became of a frame that was not simply forwarded, or of a
 // flow that ended before its time. docs/reasons.md explains each; a test keeps
@@ -67,7 +71,7 @@ const (
 	// A Decode fault f is the Reason malformed+f.
 	malformed
 
-	numReasons = int(malformed)
+	numReasons = int(malformed) + packet.NumFaults
 )
 
 // class says what kind of thing a Reason counts.
@@ -146,6 +150,9 @@ var reasons = [malformed]struct {
 	FlowMoved:            {"flow-moved", flowEvent, 0},
 }
 
+// fromFault is the Reason for a frame that Decode refused.
+func fromFault(f packet.Fault) Reason { return malformed + Reason(f) }
+
 // String is the kebab-case name, as it appears in counters and on the page.
 func (r Reason) String() string {
 	switch {
@@ -154,7 +161,7 @@ func (r Reason) String() string {
 	case r < malformed:
 		return reasons[r].name
 	default:
-		return "malformed"
+		return packet.Fault(r - malformed).String()
 	}
 }
 

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"maps"
 	"net/netip"
 	"slices"
@@ -31,6 +32,7 @@ type Snapshot struct {
 	policies  *policy.Table
 	forbidden []netip.Prefix
 	egressOff bool
+	egress    uint64 // the generation that changed forbidden or egressOff
 }
 
 // attachment is a port as decisions see it: no device, no counters.
@@ -44,16 +46,14 @@ type attachment struct {
 func (at *attachment) has(a packet.Addr) bool { return slices.Contains(at.addrs, a) }
 
 // label names a port for people: its pod, or its interface.
-func (at *attachment) label() string {
+func (spec *PortSpec) label() string {
 	switch {
-	case at == nil:
-		return "none"
-	case at.Local:
+	case spec.Local:
 		return "local"
-	case at.Pod.Name != "":
-		return at.Pod.String()
+	case spec.Pod.Name != "":
+		return spec.Pod.String()
 	default:
-		return at.Name
+		return spec.Name
 	}
 }
 
@@ -107,8 +107,11 @@ func (s *Snapshot) withInput(in Input) *Snapshot {
 	next := s.succeed()
 	next.services = in.Services
 	next.policies = in.Policies
-	next.forbidden = in.Forbidden
-	next.egressOff = in.EgressOff
+	if in.EgressOff != s.egressOff || !slices.Equal(in.Forbidden, s.forbidden) {
+		next.forbidden = slices.Clone(in.Forbidden)
+		next.egressOff = in.EgressOff
+		next.egress = next.Generation
+	}
 	return next
 }
 
@@ -143,6 +146,25 @@ func (s *Snapshot) withoutPort(at *attachment) *Snapshot {
 		next.local = nil
 	}
 	return next
+}
+
+// broadcast says whether a is the last address of an IPv4 pod CIDR.
+func (s *Snapshot) broadcast(a packet.Addr) bool {
+	for _, p := range s.podCIDRs {
+		if p.Addr().Is4() && a.Is4() && p.Contains(a.Netip()) {
+			host := ^uint32(0) >> p.Bits()
+			return binary.BigEndian.Uint32(a[12:])&host == host
+		}
+	}
+	return false
+}
+
+// podAt names the pod that has an address; "local" for the gateway's own.
+func (s *Snapshot) podAt(a packet.Addr) string {
+	if at := s.owner[a]; at != nil {
+		return at.label()
+	}
+	return ""
 }
 
 func contains(prefixes []netip.Prefix, a packet.Addr) bool {

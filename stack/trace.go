@@ -236,13 +236,19 @@ func addrPort(a packet.Addr, port uint16) string {
 	return netip.AddrPortFrom(a.Netip(), port).String()
 }
 
-func protoName(p packet.Proto) string { return strings.ToLower(fmt.Sprint(p)) }
+func protoName(p packet.Proto) string { return strings.ToLower(p.String()) }
+
+// ends are the two sides of a tuple, with their ports where it has any.
+func ends(t packet.Tuple) (src, dst string) {
+	if t.SrcPort == 0 && t.DstPort == 0 {
+		return t.Src.String(), t.Dst.String()
+	}
+	return addrPort(t.Src, t.SrcPort), addrPort(t.Dst, t.DstPort)
+}
 
 func tupleString(t packet.Tuple) string {
-	if t.SrcPort == 0 && t.DstPort == 0 {
-		return fmt.Sprintf("%s %s > %s", protoName(t.Proto), t.Src, t.Dst)
-	}
-	return fmt.Sprintf("%s %s > %s", protoName(t.Proto), addrPort(t.Src, t.SrcPort), addrPort(t.Dst, t.DstPort))
+	src, dst := ends(t)
+	return fmt.Sprintf("%s %s > %s", protoName(t.Proto), src, dst)
 }
 
 // ask runs the production decision for a packet that nobody sent.

@@ -1,0 +1,120 @@
+package stack
+
+import (
+	"podgate/nat"
+	"podgate/stack/flow"
+	"podgate/stack/packet"
+)
+
+// view is what a decision of this worker may look at.
+func (w *worker) view(serving *nat.Backend) view {
+	return view{now: w.now, affinity: w.affinity, serving: serving}
+}
+
+// open decides about a packet that belongs to no flow and, if it may pass,
+// makes the flow, in place of tomb if there is one.
+func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, *flow.Leg) {
+	q := query{Tuple: p.Tuple, port: in.attachment, dstMAC: p.DstMAC()}
+	v := w.view(nil)
+	if tomb != nil {
+		v.serving = w.cookie(tomb).backend
+	}
+	d := w.snap.decide(q, v, nil)
+	if d.verdict != Forward {
+		w.refuse(in, p, &d)
+		return nil, nil
+	}
+	if tomb != nil {
+		w.flows.Remove(tomb)
+	}
+	f, r := w.commit(&q, &d)
+	if r != None {
+		w.drop(in, p, r)
+		return nil, nil
+	}
+	return f, &f.Orig
+}
+
+// commit makes the flow of a decision to forward: it claims a source port where
+// one is needed and inserts both legs, or neither.
+//
+// The reply leg is found by the translated tuple reversed, at the port that
+// the packet leaves by. Where that key is taken (two conversations that look
+// alike behind a Service, or a hairpin) another source port tells them apart.
+func (w *worker) commit(q *query, d *decision) (*flow.Flow, Reason) {
+	to := d.to
+	if d.masquerade || w.taken(to, d.out) {
+		port, ok := w.claim(to, d.out)
+		if !ok {
+			return nil, SourcePortsExhausted
+		}
+		to.SrcPort = port
+	}
+	orig := flow.Leg{
+		Key:     flow.Key{Tuple: q.Tuple, Port: q.port.id},
+		Rewrite: w.rewrite(q.Tuple, to, d.out),
+		Out:     d.out.id,
+	}
+	reply := flow.Leg{
+		Key:     flow.Key{Tuple: to.Reverse(), Port: d.out.id},
+		Rewrite: w.rewrite(to.Reverse(), q.Tuple.Reverse(), q.port),
+		Out:     q.port.id,
+	}
+	// What the gateway itself sends or receives is not routed.
+	orig.Rewrite.DecTTL = !q.port.Local && (d.backend != nil || !w.snap.own[to.Dst])
+	reply.Rewrite.DecTTL = !d.out.Local && (d.backend != nil || !w.snap.own[q.Src])
+	f, result := w.flows.Insert(&orig, &reply, w.now)
+	switch result {
+	case flow.Inserted:
+	case flow.PortFull:
+		return nil, FlowShareFull
+	case flow.TableFull:
+		return nil, FlowTableFull
+	default:
+		return nil, PortLoop
+	}
+	f.Gen = w.snap.Generation
+	w.flows.SetDeps(f, &cookie{deps: d.deps})
+	if d.service != nil && d.service.AffinityTimeout > 0 {
+		w.affinity.record(q.Src, d.service, d.backend, w.now)
+	}
+	return f, None
+}
+
+func (w *worker) rewrite(from, to packet.Tuple, out *attachment) packet.Rewrite {
+	r := packet.NewRewrite(from, to)
+	r.SetMAC, r.SrcMAC, r.DstMAC = true, w.snap.gatewayMAC, out.MAC
+	return r
+}
+
+// taken says whether answers to the tuple to would be those of another flow.
+func (w *worker) taken(to packet.Tuple, out *attachment) bool {
+	f, _ := w.flows.Lookup(&flow.Key{Tuple: to.Reverse(), Port: out.id}, w.now)
+	return f != nil
+}
+
+// claim finds a source port that makes to's reply key unique. The search starts
+// at a place that the conversation gives, so that claims do not crowd.
+func (w *worker) claim(to packet.Tuple, out *attachment) (uint16, bool) {
+	if !hasPorts(to.Proto) {
+		return 0, false
+	}
+	first, last := w.cfg.MasqueradePorts[0], w.cfg.MasqueradePorts[1]
+	n := uint32(last-first) + 1
+	start := uint32(to.Hash(0) >> 32)
+	for i := range n {
+		to.SrcPort = first + uint16((start+i)%n)
+		if !w.taken(to, out) {
+			return to.SrcPort, true
+		}
+	}
+	return 0, false
+}
+
+func hasPorts(p packet.Proto) bool {
+	switch p {
+	case packet.TCP, packet.UDP, packet.SCTP, packet.UDPLite, packet.ICMP, packet.ICMPv6:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,85 @@
+package stack
+
+import (
+	"podgate/policy"
+	"podgate/stack/packet"
+)
+
+// UDP ports of DHCP, which is not served: pods have their addresses.
+const (
+	dhcpServer, dhcpClient     = 67, 68
+	dhcpv6Server, dhcpv6Client = 547, 546
+	igmp                       = packet.Proto(2)
+)
+
+// group handles a frame for a multicast or broadcast MAC: it is flooded within
+// the segment (mDNS and the like), as often as Config.FloodRate allows, to
+// every pod that the policies of both ends let it reach. The gateway itself
+// is no member.
+func (w *worker) group(in *port, p *packet.Packet) {
+	if p.IsND() {
+		w.nd(in, p)
+		return
+	}
+	if r := w.mayFlood(in, p); r != None {
+		w.drop(in, p, r)
+		return
+	}
+	var denied decision
+	sent := false
+	for _, out := range w.ports {
+		if out == nil || out.Local || out == in || p.SegmentLen() > out.MTU {
+			continue
+		}
+		for _, a := range out.addrs {
+			if a.Is4() != p.Dst.Is4() {
+				continue
+			}
+			d := decision{to: p.Tuple}
+			d.to.Dst = a
+			r := w.snap.judge(policy.Egress, &d)
+			if r == None {
+				r = w.snap.judge(policy.Ingress, &d)
+			}
+			if r == None {
+				w.send(out, p.Frame)
+				sent = true
+			} else {
+				d.refuse(r)
+				denied = d
+			}
+			break
+		}
+	}
+	if !sent && denied.reason != None {
+		w.refuse(in, p, &denied)
+	}
+}
+
+func (w *worker) mayFlood(in *port, p *packet.Packet) Reason {
+	if in.Local {
+		return MulticastNotServed
+	}
+	if !in.has(p.Src) {
+		if p.Src.IsUnspecified() || p.Src == linkLocal(in.MAC) {
+			return MulticastNotServed // DHCP, multicast listener reports
+		}
+		return SpoofedIP
+	}
+	if !p.Dst.IsMulticast() && !p.Dst.IsBroadcast() && !w.snap.broadcast(p.Dst) {
+		return WrongMAC
+	}
+	if p.Fragment() || p.Proto == igmp {
+		return MulticastNotServed
+	}
+	if p.Proto == packet.UDP {
+		switch p.DstPort {
+		case dhcpServer, dhcpClient, dhcpv6Server, dhcpv6Client:
+			return MulticastNotServed
+		}
+	}
+	if !in.floods.take(w.now, w.cfg.FloodRate) {
+		return MulticastLimited
+	}
+	return None
+}

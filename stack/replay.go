@@ -1,0 +1,36 @@
+package stack
+
+import (
+	"podgate/stack/flow"
+	"podgate/stack/packet"
+)
+
+// replay is the hit path: what was decided for the flow happens to the packet.
+//
+// A frame that a pod addressed to its neighbour's MAC, and that no Service
+// translates, is switched: it leaves as it came, TTL untouched. Everything else
+// is routed: new MACs, TTL less one.
+func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) {
+	out := w.ports[leg.Out]
+	rw := &leg.Rewrite
+	if dst := p.DstMAC(); dst == rw.DstMAC && !out.Local && !rw.Translates() {
+		rw = nil
+	} else {
+		if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
+			w.drop(in, p, WrongMAC)
+			return
+		}
+		if rw.DecTTL && p.TTL <= 1 {
+			w.reject(in, p, TTLExpired)
+			return
+		}
+	}
+	if p.SegmentLen() > out.MTU {
+		w.tooBig(in, p, out)
+		return
+	}
+	if rw != nil {
+		rw.Apply(p)
+	}
+	w.send(out, p.Frame)
+}

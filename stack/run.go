@@ -1,0 +1,202 @@
+package stack
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"podgate/stack/flow"
+)
+
+// mailbox brings what the control plane wants to the worker, which does it
+// between two rounds of frames: nothing else needs a lock. Without a running
+// worker the caller does it itself.
+type mailbox struct {
+	mu      sync.Mutex
+	running bool
+	letters []func(*worker)
+	poller  *poller // to wake, while running
+}
+
+// do has f done by the worker, and returns when it is.
+func (p *Plane) do(f func(*worker)) {
+	m := &p.mail
+	m.mu.Lock()
+	if !m.running {
+		defer m.mu.Unlock()
+		f(p.worker)
+		return
+	}
+	done := make(chan struct{})
+	m.letters = append(m.letters, func(w *worker) { f(w); close(done) })
+	m.poller.wake()
+	m.mu.Unlock()
+	<-done
+}
+
+// read does what is waiting.
+func (p *Plane) read() {
+	p.mail.mu.Lock()
+	letters := p.mail.letters
+	p.mail.letters = nil
+	p.mail.mu.Unlock()
+	for _, f := range letters {
+		f(p.worker)
+	}
+}
+
+// idleWait is how long, in milliseconds, the worker sleeps when nothing comes.
+const idleWait = 200
+
+// Run forwards until ctx is done, and then detaches every port. It blocks, on a
+// thread of its own; it is called once. Devices without a descriptor are looked
+// at every millisecond.
+func (p *Plane) Run(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	poller, err := newPoller()
+	if err != nil {
+		return err
+	}
+	defer poller.close()
+	if err := p.start(poller); err != nil {
+		return err
+	}
+	defer p.stop()
+	defer context.AfterFunc(ctx, poller.wake)()
+
+	w := p.worker
+	for ctx.Err() == nil {
+		ms := idleWait
+		if len(w.byHand) > 0 {
+			ms = 1
+		}
+		ready, err := poller.wait(ms)
+		if err != nil {
+			return err
+		}
+		w.begin(p.cfg.Now())
+		for _, ev := range ready {
+			if id := flow.PortID(ev.Fd); id == 0 {
+				p.read()
+			} else if in := w.ports[id]; in != nil {
+				w.receive(in)
+			}
+		}
+		for _, in := range w.byHand {
+			w.receive(in)
+		}
+		w.tick()
+	}
+	return nil
+}
+
+// start hands the worker over to the loop.
+func (p *Plane) start(poller *poller) error {
+	p.mail.mu.Lock()
+	defer p.mail.mu.Unlock()
+	for _, pt := range p.worker.ports {
+		if pt != nil {
+			if err := poller.add(pt.dev.FD(), pt.id); err != nil {
+				return fmt.Errorf("port %d (%s): %w", pt.id, pt.label(), err)
+			}
+		}
+	}
+	p.worker.poller, p.mail.poller = poller, poller
+	p.mail.running = true
+	return nil
+}
+
+// stop takes the worker back, after the last letter.
+func (p *Plane) stop() {
+	p.mail.mu.Lock()
+	defer p.mail.mu.Unlock()
+	p.mail.running = false
+	w := p.worker
+	for _, f := range p.mail.letters {
+		f(w)
+	}
+	p.mail.letters = nil
+	for id, pt := range w.ports {
+		if pt != nil {
+			w.detach(flow.PortID(id))
+		}
+	}
+	w.poller, p.mail.poller = nil, nil
+}
+
+// poller is epoll with an eventfd to wake it. An event carries the PortID where
+// epoll has room for a descriptor; 0 is the eventfd.
+type poller struct {
+	epoll, event int
+	events       [128]unix.EpollEvent
+}
+
+func newPoller() (*poller, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epoll)
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	p := &poller{epoll: epoll, event: event}
+	if err := p.add(event, 0); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *poller) add(fd int, id flow.PortID) error {
+	if fd < 0 {
+		return nil
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(id)}
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+func (p *poller) remove(fd int) {
+	if fd >= 0 {
+		unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, nil) // closed already: gone from the set too
+	}
+}
+
+// wake makes wait return, now or the next time.
+func (p *poller) wake() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	unix.Write(p.event, one[:]) // EAGAIN: it is awake
+}
+
+// wait returns what is ready, after at most that many milliseconds.
+func (p *poller) wait(ms int) ([]unix.EpollEvent, error) {
+	n, err := unix.EpollWait(p.epoll, p.events[:], ms)
+	if err == unix.EINTR {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	for _, ev := range p.events[:n] {
+		if ev.Fd == 0 {
+			var drained [8]byte
+			unix.Read(p.event, drained[:])
+		}
+	}
+	return p.events[:n], nil
+}
+
+func (p *poller) close() {
+	unix.Close(p.event)
+	unix.Close(p.epoll)
+}

@@ -1,0 +1,260 @@
+package stack
+
+import (
+	"sync/atomic"
+
+	"podgate/stack/flow"
+	"podgate/stack/link"
+	"podgate/stack/packet"
+)
+
+// Theory of operation
+//
+// A worker owns everything that changes: the flow table, the ports' queues, the
+// affinity table, the counters. It is a step function of (frames, now): receive
+// takes one batch from one port, and for each frame
+//
+//	classify -> flow? -> decide, commit -> replay -> the destination's queue
+//
+// and flush writes every queue that was touched. Nothing here blocks, locks or
+// looks at a clock; the loop in run.go, or a test by hand, says when. Frames
+// live in the worker's buffers from ReadBatch until flush, and so do the frames
+// that the worker itself makes.
+//
+// Exceptions leave the straight way early: ARP and neighbour discovery
+// (arp_nd.go), groups (multicast.go), fragments (fragments.go) and ICMP
+// (icmp.go). Each ends in a Reason, or comes back with what it found.
+
+// budget is how many frames one batch takes from a port.
+const budget = 64
+
+type worker struct {
+	cfg      *Config
+	current  *atomic.Pointer[Snapshot]
+	snap     *Snapshot // of this batch
+	now      int64     // of this batch
+	ports    []*port   // by PortID; nil: none
+	byHand   []*port   // those that epoll cannot wait for
+	flows    *flow.Table
+	affinity *affinity
+	frags    *fragments
+	poller   *poller // nil while driven by hand
+
+	buffers []byte
+	frames  [budget]packet.Frame // of buffers
+	touched []*port
+	made    arena
+	pkt     packet.Packet // the frame at hand
+	inner   packet.Packet // what an ICMP error quotes
+	nextID  flow.PortID
+	ticked  int64
+
+	reasons [numReasons]counter
+	denials map[denial]uint64
+	drops   dropRing
+}
+
+// port is an attachment at work.
+type port struct {
+	*attachment
+	dev link.Device
+	out []packet.Frame // to be written at the next flush
+
+	rxFrames, rxBytes counter
+	txFrames, txBytes counter
+	dropped, lost     counter
+	floods, errors    bucket
+}
+
+func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
+	w := &worker{
+		cfg:      cfg,
+		current:  current,
+		snap:     current.Load(),
+		ports:    make([]*port, 1),
+		flows:    flow.New(flow.Config{MaxFlows: cfg.MaxFlows, Timeouts: cfg.Timeouts}),
+		affinity: newAffinity(),
+		frags:    newFragments(),
+		denials:  map[denial]uint64{},
+	}
+	w.buffers = make([]byte, budget*link.MaxFrame)
+	for i := range w.frames {
+		w.frames[i] = w.buffer(i)
+	}
+	w.made.buf = make([]byte, budget*ownFrame)
+	return w
+}
+
+// buffer is the memory of the i-th frame of a batch.
+func (w *worker) buffer(i int) packet.Frame {
+	at := i * link.MaxFrame
+	return w.buffers[at : at+link.MaxFrame : at+link.MaxFrame]
+}
+
+// poll takes one batch from every port and returns how many frames came.
+func (w *worker) poll(now int64) int {
+	w.begin(now)
+	n := 0
+	for _, in := range w.ports {
+		if in != nil {
+			n += w.receive(in)
+		}
+	}
+	w.tick()
+	return n
+}
+
+// begin fixes the snapshot and the time for what follows.
+func (w *worker) begin(now int64) {
+	w.now = now
+	w.snap = w.current.Load()
+}
+
+// receive takes one batch from in, to its destinations.
+func (w *worker) receive(in *port) int {
+	n, err := in.dev.ReadBatch(w.frames[:])
+	bytes := 0
+	for _, f := range w.frames[:n] {
+		bytes += len(f)
+		w.frame(in, f)
+	}
+	if n > 0 {
+		in.rxFrames.add(uint64(n))
+		in.rxBytes.add(uint64(bytes - n*packet.VnetHdrLen))
+		w.flush()
+	}
+	for i := range n {
+		w.frames[i] = w.buffer(i)
+	}
+	if err != nil {
+		w.cfg.Log.Warn("device is gone", "port", in.id, "pod", in.label(), "err", err)
+		w.detach(in.id)
+	}
+	return n
+}
+
+// frame classifies one frame, which is forwarded, answered or counted.
+func (w *worker) frame(in *port, f packet.Frame) {
+	p := &w.pkt
+	if fault := packet.Decode(p, f); fault != packet.OK {
+		w.drop(in, nil, fromFault(fault))
+		return
+	}
+	if !in.Local && p.SrcMAC() != in.MAC {
+		w.drop(in, p, SpoofedMAC)
+		return
+	}
+	switch {
+	case p.EtherType == packet.EtherARP:
+		w.arp(in, p)
+		return
+	case p.DstMAC().Group():
+		w.group(in, p)
+		return
+	case p.Fragment():
+		if r := w.frags.follow(in.id, p, w.now); r != None {
+			w.drop(in, p, r)
+			return
+		}
+	case p.Proto == packet.ICMP || p.Proto == packet.ICMPv6:
+		if w.icmp(in, p) {
+			return
+		}
+	}
+	w.unicast(in, p)
+}
+
+// unicast finds the packet's flow, or makes it, and replays it.
+func (w *worker) unicast(in *port, p *packet.Packet) {
+	f, leg := w.flows.Lookup(&flow.Key{Tuple: p.Tuple, Port: in.id}, w.now)
+	if f == nil || f.Gen != w.snap.Generation {
+		if f, leg = w.attend(in, p, f, leg); f == nil {
+			return
+		}
+	}
+	if !w.flows.Hit(f, leg, p.TCPFlags, p.Len(), w.now) {
+		w.flows.Remove(f) // over, and the packet opens a new conversation
+		if f, leg = w.open(in, p, nil); f == nil {
+			return
+		}
+		w.flows.Hit(f, leg, p.TCPFlags, p.Len(), w.now)
+	}
+	w.replay(in, p, leg)
+}
+
+// send queues a frame for the next flush.
+func (w *worker) send(out *port, f packet.Frame) {
+	if len(out.out) == 0 {
+		w.touched = append(w.touched, out)
+	}
+	out.out = append(out.out, f)
+}
+
+// flush is the one place where frames are written and buffers released.
+func (w *worker) flush() {
+	for _, out := range w.touched {
+		n, _ := out.dev.WriteBatch(out.out) // a dead device says so when it is read
+		bytes := 0
+		for _, f := range out.out[:n] {
+			bytes += len(f)
+		}
+		out.txFrames.add(uint64(n))
+		out.txBytes.add(uint64(bytes - n*packet.VnetHdrLen))
+		if lost := len(out.out) - n; lost > 0 {
+			out.lost.add(uint64(lost))
+			w.reasons[DeviceFull].add(uint64(lost))
+		}
+		out.out = out.out[:0]
+	}
+	w.touched = w.touched[:0]
+	w.made.used = 0
+}
+
+// tickEvery is how often, in nanoseconds, what is idle gets looked at.
+const tickEvery = 100e6
+
+// tick does the slow work: idle flows, old fragments, forgotten clients.
+func (w *worker) tick() {
+	if w.now-w.ticked < tickEvery {
+		return
+	}
+	w.ticked = w.now
+	w.sweep()
+	w.frags.expire(w.now)
+	w.affinity.expire(w.now)
+}
+
+// ownFrame is the room for a frame that the worker makes itself.
+const ownFrame = 2048
+
+// arena holds the frames that the worker makes during a batch: at most one for
+// each frame that was read.
+type arena struct {
+	buf  []byte
+	used int
+}
+
+func (a *arena) next() []byte {
+	b := a.buf[a.used : a.used+ownFrame : a.used+ownFrame]
+	a.used += ownFrame
+	return b
+}
+
+// bucket is a token bucket of nanoseconds.
+type bucket struct {
+	full int64 // when the bucket is full again
+}
+
+// take says whether one more event at a rate per second is within a burst of a
+// second's worth.
+func (b *bucket) take(now int64, rate int) bool {
+	cost := int64(1e9) / int64(rate)
+	if b.full < now {
+		b.full = now
+	}
+	if b.full+cost > now+1e9 {
+		return false
+	}
+	b.full += cost
+	return true
+}
