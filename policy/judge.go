@@ -16,12 +16,12 @@ type Table struct {
 	inputs inputs
 }
 
-// peer is what stands at an address: the pod, and the selectors that match it.
-// A verdict costs one look at the peer and then small integers.
+// peer is what stands at an address: a pod that is no hostNetwork one, and so
+// the selectors that match it. A verdict costs one look at the peer and then
+// small integers.
 type peer struct {
-	pod       *Pod
-	selectors []selectorID // ascending
-	next      *peer        // further claimants of the address, by name
+	*member
+	next *peer // further claimants of the address, by name
 }
 
 // Pod returns the pod at an address, or nil: not a pod, or one that policies do
@@ -43,16 +43,13 @@ func (t *Table) Judge(dir Direction, subject *Pod, with packet.Addr, proto packe
 	if len(policies) == 0 {
 		return Verdict{Allowed: true}
 	}
-	if slices.Contains(t.nodes, with) {
+	if slices.Contains(t.nodes, with) || slices.Contains(subject.addrs, with) {
 		return Verdict{Allowed: true, Isolated: true}
 	}
 	var selectors []selectorID
 	var far *Pod
 	if p := t.peers[with]; p != nil {
 		far, selectors = p.pod, p.selectors
-		if far == subject {
-			return Verdict{Allowed: true, Isolated: true}
-		}
 	}
 	named := subject
 	if dir == Egress {

@@ -51,6 +51,7 @@ type Verdict struct {
 type Pod struct {
 	Name kube.Name
 
+	addrs    []packet.Addr
 	policies [2][]*Policy // that isolate the pod, by Direction, sorted by name
 	ports    []namedPort
 }
