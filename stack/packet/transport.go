@@ -86,11 +86,14 @@ func (p *Packet) checkFragment() Fault {
 	if p.EtherType == EtherIPv6 {
 		whole -= ip6Len + 8 // the length field counts neither (RFC 8200, 4.5)
 	}
-	if whole > 65535 || n == 0 {
+	if whole > 65535 || p.Frag.More && n&7 != 0 {
 		return BadFragment
 	}
-	if p.Frag.More && n&7 != 0 {
-		return BadFragment
+	if n == 0 {
+		if p.LaterFragment() {
+			return BadFragment
+		}
+		return TinyFragment
 	}
 	if p.LaterFragment() && int(p.Frag.Offset) < headerLen(p.Proto) {
 		return TinyFragment
