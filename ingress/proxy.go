@@ -143,7 +143,7 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	}
 	h := out.Header
 	for name := range h {
-		if !q.trust && impersonates(name) {
+		if impersonates(name) {
 			delete(h, name)
 		}
 	}

@@ -105,6 +105,8 @@ func settle() error {
 	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	// The caller is root in here, and gets root's tools.
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)

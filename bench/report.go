@@ -1,0 +1,238 @@
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
+)
+
+// report is what a run found; its JSON is what --out writes.
+type report struct {
+	Bench    string    `json:"bench"`
+	Started  time.Time `json:"started"`
+	Machine  machine   `json:"machine"`
+	Rounds   int       `json:"rounds"`
+	WindowMS int64     `json:"windowMilliseconds"`
+	Cells    []*cell   `json:"cells"`
+	Missing  []absence `json:"missing,omitempty"`
+}
+
+type machine struct {
+	CPU    string `json:"cpu"`
+	CPUs   int    `json:"cpus"`
+	Kernel string `json:"kernel"`
+	Go     string `json:"go"`
+	User   string `json:"user"` // root, or a user without rights
+}
+
+// cell is one metric of one system at one MTU.
+type cell struct {
+	System  string    `json:"system"`
+	MTU     int       `json:"mtu"`
+	Metric  string    `json:"metric"`
+	Unit    string    `json:"unit"`
+	Median  float64   `json:"median"`
+	Samples []float64 `json:"samples"`
+	// Ratios are to the kernel's bridge and to its iptables, of this run; 0
+	// where that was not measured.
+	ToBridge   float64 `json:"ratioToBridge,omitempty"`
+	ToIPTables float64 `json:"ratioToIptables,omitempty"`
+}
+
+func newReport(bench string, p plan, missing []absence) *report {
+	return &report{
+		Bench: bench, Started: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(),
+		Rounds: p.rounds, WindowMS: p.window.Milliseconds(), Missing: missing,
+	}
+}
+
+func thisMachine() machine {
+	m := machine{CPU: "unknown", CPUs: runtime.NumCPU(), Go: runtime.Version(), User: "root"}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	data, _ := os.ReadFile("/proc/cpuinfo") // absent: unknown
+	for line := range strings.Lines(string(data)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			m.CPU = strings.TrimSpace(v)
+			break
+		}
+	}
+	// Inside a user namespace of one's own, everybody is called root.
+	if ids, err := os.ReadFile("/proc/self/uid_map"); err == nil {
+		if f := strings.Fields(string(ids)); len(f) == 3 && f[1] != "0" {
+			m.User = "uid " + f[1]
+		}
+	}
+	return m
+}
+
+func (r *report) cell(system string, mtu int, metric string) *cell {
+	i := slices.IndexFunc(r.Cells, func(c *cell) bool {
+		return c.System == system && c.MTU == mtu && c.Metric == metric
+	})
+	if i < 0 {
+		return nil
+	}
+	return r.Cells[i]
+}
+
+func (r *report) add(s *system, m metric, v float64) {
+	c := r.cell(s.name, s.mtu, m.id)
+	if c == nil {
+		c = &cell{System: s.name, MTU: s.mtu, Metric: m.id, Unit: m.unit}
+		r.Cells = append(r.Cells, c)
+	}
+	c.Samples = append(c.Samples, v)
+}
+
+// finish computes medians and then ratios.
+func (r *report) finish() {
+	for _, c := range r.Cells {
+		c.Median = median(c.Samples)
+	}
+	for _, c := range r.Cells {
+		c.ToBridge = r.ratio(c, bridgeName)
+		c.ToIPTables = r.ratio(c, iptablesName)
+	}
+}
+
+func (r *report) ratio(c *cell, to string) float64 {
+	if base := r.cell(to, c.MTU, c.Metric); base != nil && base.Median > 0 {
+		return c.Median / base.Median
+	}
+	return 0
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	n := len(s)
+	return (s[(n-1)/2] + s[n/2]) / 2
+}
+
+// rows are the systems in the order in which they were measured.
+func (r *report) rows(mtu int) []string {
+	var names []string
+	for _, c := range r.Cells {
+		if c.MTU == mtu && !slices.Contains(names, c.System) {
+			names = append(names, c.System)
+		}
+	}
+	return names
+}
+
+func (r *report) mtus() []int {
+	var mtus []int
+	for _, c := range r.Cells {
+		if !slices.Contains(mtus, c.MTU) {
+			mtus = append(mtus, c.MTU)
+		}
+	}
+	return mtus
+}
+
+// print writes the table: a value and its ratio to the bridge in every cell.
+func (r *report) print(w io.Writer) error {
+	m := r.Machine
+	fmt.Fprintf(w, "%s: %s, %d CPUs, Linux %s, %s, %s, %s; median of %d rounds of %d ms; x is the ratio to the kernel bridge\n",
+		r.Bench, m.CPU, m.CPUs, m.Kernel, m.Go, m.User, r.Started.Format("2006-01-02"), r.Rounds, r.WindowMS)
+	for _, mtu := range r.mtus() {
+		fmt.Fprintln(w)
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(t, "MTU %d", mtu)
+		for _, m := range metrics {
+			if mtu == 1500 || m.bothMTUs {
+				fmt.Fprintf(t, "\t%s %s\tx", m.title, m.unit)
+			}
+		}
+		fmt.Fprintln(t)
+		for _, name := range r.rows(mtu) {
+			fmt.Fprint(t, name)
+			for _, m := range metrics {
+				if mtu != 1500 && !m.bothMTUs {
+					continue
+				}
+				c := r.cell(name, mtu, m.id)
+				switch {
+				case c == nil:
+					fmt.Fprint(t, "\tfailed\t-")
+				case c.ToBridge == 0:
+					fmt.Fprintf(t, "\t%.1f\t-", c.Median)
+				default:
+					fmt.Fprintf(t, "\t%.1f\t%.2f", c.Median, c.ToBridge)
+				}
+			}
+			fmt.Fprintln(t)
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+	}
+	for _, a := range r.Missing {
+		fmt.Fprintf(w, "\nnot measured: %s: %s", a.System, a.Why)
+	}
+	if len(r.Missing) > 0 {
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+//go:embed targets.yaml
+var targetsYAML []byte
+
+// target is a bound on the ratio of one cell to the same cell of another
+// system, as an issue names it.
+type target struct {
+	System  string  `json:"system"`
+	MTU     int     `json:"mtu"`
+	Metric  string  `json:"metric"`
+	To      string  `json:"to"` // the system that it is compared with
+	AtLeast float64 `json:"atLeast"`
+	AtMost  float64 `json:"atMost"`
+	Issue   int     `json:"issue"`
+}
+
+func targets(bench string) ([]target, error) {
+	var all map[string][]target
+	if err := yaml.UnmarshalStrict(targetsYAML, &all); err != nil {
+		return nil, fmt.Errorf("bench/targets.yaml: %w", err)
+	}
+	return all[bench], nil
+}
+
+// short names the targets that the report does not meet; what was not measured
+// is not met.
+func (r *report) short(bench string) ([]string, error) {
+	ts, err := targets(bench)
+	if err != nil {
+		return nil, err
+	}
+	var short []string
+	for _, t := range ts {
+		name := fmt.Sprintf("%s, MTU %d, %s", t.System, t.MTU, t.Metric)
+		c := r.cell(t.System, t.MTU, t.Metric)
+		ratio := 0.0
+		if c != nil {
+			ratio = r.ratio(c, t.To)
+		}
+		switch {
+		case ratio == 0:
+			short = append(short, fmt.Sprintf("%s: not measured against %s", name, t.To))
+		case t.AtLeast > 0 && ratio < t.AtLeast:
+			short = append(short, fmt.Sprintf("%s: %.2f of %s, wanted at least %.2f", name, ratio, t.To, t.AtLeast))
+		case t.AtMost > 0 && ratio > t.AtMost:
+			short = append(short, fmt.Sprintf("%s: %.2f times %s, wanted at most %.2f", name, ratio, t.To, t.AtMost))
+		}
+	}
+	return short, nil
+}

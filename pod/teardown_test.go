@@ -1,3 +1,0 @@
-package pod_test
-
-func doomedGateway(string) {}
