@@ -143,7 +143,7 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	}
 	h := out.Header
 	for name := range h {
-		if impersonates(name) {
+		if !q.trust && impersonates(name) {
 			delete(h, name)
 		}
 	}

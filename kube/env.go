@@ -178,6 +178,11 @@ func envValue(st *State, pod *corev1.Pod, c *corev1.Container, from *corev1.EnvV
 	return "", false, errors.New("this kind of valueFrom is not supported")
 }
 
+var fieldPaths = []string{
+	"metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels", "metadata.annotations",
+	"spec.nodeName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+}
+
 // fieldValue is what the downward API gives for a field of a pod.
 func fieldValue(pod *corev1.Pod, path string) (string, error) {
 	switch path {

@@ -52,7 +52,8 @@ type Config struct {
 	// the last pod is gone and everything is removed, also after the gateway
 	// was killed: a flock(2) on it says that the instance still exists.
 	Lock *os.File
-	// Remove lists further files that the keeper deletes when the gateway dies.
+	// Remove lists further files that the keeper deletes when the gateway dies
+	// without a Close.
 	Remove []string
 
 	// Attach makes the data path know the pod, whose status.podIPs are the
@@ -98,8 +99,10 @@ type ExecRequest struct {
 	// TTY gives the command a terminal of its own, of the size Rows x Cols if
 	// they are not zero. Terminal, if not nil, is handed the master side before
 	// the command runs, owns it, and uses it for input, output and window
-	// size; without it Exec copies between the master and Files itself.
+	// size; without it Exec copies between the master and Files itself, and
+	// follows the window size of stdin.
 	TTY        bool
+	Term       string // TERM; "xterm" if empty
 	Rows, Cols uint16
 	Terminal   func(master *os.File)
 }

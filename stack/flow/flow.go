@@ -42,8 +42,9 @@ type Flow struct {
 	all, port links
 	state     State
 	class     class
-	fins      uint8 // bit 0: Orig sent a FIN; bit 1: Reply did
-	lastFin   uint8 // the leg whose FIN is yet to be acknowledged
+	fins      uint8   // bit 0: Orig sent a FIN; bit 1: Reply did
+	lastFin   uint8   // the leg whose FIN is yet to be acknowledged
+	_         [8]byte // legs start at a cache line
 }
 
 type links struct{ prev, next uint32 }

@@ -140,15 +140,24 @@ func (t *Table) PortLen(id PortID) int {
 // Lookup finds the leg with key k and its flow, or nil. A flow whose time is up
 // is not found: it is removed on the way.
 func (t *Table) Lookup(k *Key, now int64) (*Flow, *Leg) {
-	h := k.Hash(t.cfg.Seed)
-	s := &t.index.segments[h>>segmentShift]
+	f, l := t.find(k, k.Hash(t.cfg.Seed))
+	if f != nil && f.Expired(now) {
+		t.remove(f, TimedOut)
+		return nil, nil
+	}
+	return f, l
+}
+
+// find is Lookup at any time.
+func (t *Table) find(k *Key, hash uint64) (*Flow, *Leg) {
+	s := &t.index.segments[hash>>segmentShift]
 	mask := uint32(len(s.slots) - 1)
-	for i := uint32(h) & mask; ; i = (i + 1) & mask {
-		e := s.slots[i&mask]
+	for i := uint32(hash) & mask; ; i = (i + 1) & mask {
+		e := s.slots[i]
 		if e.ref == 0 {
 			return nil, nil
 		}
-		if e.tag != uint32(h) {
+		if e.tag != uint32(hash) {
 			continue
 		}
 		f := t.store.at(e.ref >> 1)
@@ -156,14 +165,9 @@ func (t *Table) Lookup(k *Key, now int64) (*Flow, *Leg) {
 		if e.ref&1 != 0 {
 			l = &f.Reply
 		}
-		if l.Key != *k {
-			continue
+		if l.Key == *k {
+			return f, l
 		}
-		if f.Expired(now) {
-			t.remove(f, TimedOut)
-			return nil, nil
-		}
-		return f, l
 	}
 }
 
@@ -189,11 +193,11 @@ func (t *Table) Hit(f *Flow, l *Leg, flags uint8, n int, now int64) bool {
 // that goes where it came from (orig.Key == reply.Key) is a Duplicate of itself.
 func (t *Table) Insert(orig, reply *Leg, now int64) (*Flow, Result) {
 	ho, hr := orig.Key.Hash(t.cfg.Seed), reply.Key.Hash(t.cfg.Seed)
-	if orig.Key == reply.Key || t.has(&orig.Key, ho, now) || t.has(&reply.Key, hr, now) {
+	if orig.Key == reply.Key || t.taken(&orig.Key, ho, now) || t.taken(&reply.Key, hr, now) {
 		return nil, Duplicate
 	}
 	p := t.port(orig.Port)
-	if p.flows >= t.portLimit && !t.evict(&p.evictable) {
+	if t.portLimit < t.cfg.MaxFlows && p.flows >= t.portLimit && !t.evict(&p.evictable) {
 		return nil, PortFull
 	}
 	if t.store.live >= t.cfg.MaxFlows && !t.evict(&t.evictable) {
@@ -216,9 +220,13 @@ func (l *Leg) start(hash uint64, reply bool) {
 	l.hash, l.Reply, l.Packets, l.Bytes = hash, reply, 0, 0
 }
 
-// has says whether a live flow has key k.
-func (t *Table) has(k *Key, hash uint64, now int64) bool {
-	f, _ := t.Lookup(k, now)
+// taken says whether a live flow has key k; one whose time is up makes room.
+func (t *Table) taken(k *Key, hash uint64, now int64) bool {
+	f, _ := t.find(k, hash)
+	if f != nil && f.Expired(now) {
+		t.remove(f, TimedOut)
+		f = nil
+	}
 	return f != nil
 }
 

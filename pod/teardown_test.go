@@ -1,0 +1,3 @@
+package pod_test
+
+func doomedGateway(string) {}

@@ -1,0 +1,146 @@
+package pod_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// workload is what containers of these tests run: the test binary itself, so
+// that no other program is needed.
+func workload(args []string) int {
+	switch args[0] {
+	case "sleep": // until a signal
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		fmt.Println("sleeping")
+		<-c
+		fmt.Println("terminated")
+	case "stubborn": // SIGTERM is not enough
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("stubborn")
+		select {}
+	case "daemon": // leaves a process in a session of its own, and ends with a code
+		cmd := exec.Command("/proc/self/exe", "workload", "stubborn")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		return atoi(args[1])
+	case "exit":
+		fmt.Println("exit", args[1])
+		return atoi(args[1])
+	case "echo":
+		fmt.Println(strings.Join(args[1:], " "))
+	case "env":
+		for _, e := range os.Environ() {
+			fmt.Println(e)
+		}
+	case "cat":
+		for _, f := range args[1:] {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			os.Stdout.Write(b)
+		}
+	case "write":
+		if err := os.WriteFile(args[1], []byte(args[2]), 0o644); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	case "stat": // fails unless the file exists
+		if _, err := os.Stat(args[1]); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	case "upper": // stdin
+		for s := bufio.NewScanner(os.Stdin); s.Scan(); {
+			fmt.Println(strings.ToUpper(s.Text()))
+		}
+	case "tty":
+		ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("tty", ws.Row, ws.Col, os.Getenv("TERM"))
+		if _, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		for s := bufio.NewScanner(os.Stdin); s.Scan(); {
+			fmt.Println("got", s.Text())
+			if s.Text() == "quit" {
+				return 3
+			}
+		}
+	case "addrs":
+		return addrs()
+	case "hostname":
+		h, _ := os.Hostname()
+		fmt.Println(h)
+	case "serve": // HTTP: what a GET of a file says is 200 if it exists, else 503
+		http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			if _, err := os.Stat(r.URL.Path); err != nil {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			fmt.Fprintln(w, r.RemoteAddr, r.UserAgent())
+		})
+		fmt.Println(http.ListenAndServe(args[1], nil))
+		return 1
+	case "get":
+		res, err := http.Get(args[1])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		io.Copy(os.Stdout, res.Body)
+	case "dial":
+		c, err := net.Dial(args[1], args[2])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		c.Close()
+	case "lines":
+		for i := range atoi(args[1]) {
+			fmt.Println("line", i)
+		}
+		workload([]string{"sleep"})
+	}
+	return 0
+}
+
+func atoi(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 99
+	}
+	return n
+}
+
+func addrs() int {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for _, i := range ifs {
+		as, _ := i.Addrs()
+		fmt.Println(i.Name, i.MTU, i.HardwareAddr, i.Flags&net.FlagUp != 0, as)
+	}
+	return 0
+}

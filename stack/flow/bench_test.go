@@ -1,0 +1,107 @@
+package flow
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+	"time"
+
+	"podgate/stack/packet"
+)
+
+// filled is a table of n established flows and their keys in random order.
+func filled(b testing.TB, n int) (*Table, []Key) {
+	table := New(Config{MaxFlows: n, PortShare: 1})
+	keys := make([]Key, 0, 2*n)
+	for i := range n {
+		f := mustInsert(b, table, packet.TCP, i*2, 0)
+		establish(table, f)
+		keys = append(keys, f.Orig.Key, f.Reply.Key)
+	}
+	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	return table, keys
+}
+
+// BenchmarkHit is what the table costs a frame.
+func BenchmarkHit(b *testing.B) {
+	for _, n := range []int{1, 10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			table, keys := filled(b, n)
+			i := 0
+			for b.Loop() {
+				f, l := table.Lookup(&keys[i], 1)
+				table.Hit(f, l, packet.ACK, 1500, 1)
+				if i++; i == len(keys) {
+					i = 0
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkMiss is what a packet without a flow costs before it is decided.
+func BenchmarkMiss(b *testing.B) {
+	table, keys := filled(b, 100_000)
+	i := 0
+	for b.Loop() {
+		keys[i].Port = 77
+		table.Lookup(&keys[i], 1)
+		if i++; i == len(keys) {
+			i = 0
+		}
+	}
+}
+
+func BenchmarkInsertRemove(b *testing.B) {
+	table, _ := filled(b, 100_000)
+	table.cfg.MaxFlows++
+	o, r := legs(packet.UDP, 1, 1)
+	for b.Loop() {
+		f, _ := table.Insert(&o, &r, 0)
+		table.Remove(f)
+	}
+}
+
+// BenchmarkEvict is what a flood costs a full table, per packet.
+func BenchmarkEvict(b *testing.B) {
+	table := New(Config{MaxFlows: 100_000, PortShare: 1})
+	i := 0
+	for b.Loop() {
+		mustInsert(b, table, packet.UDP, i, 0)
+		i += 2
+	}
+}
+
+// BenchmarkGrow is the cost of a flow while the table grows to a million, and
+// the longest that one insertion took.
+func BenchmarkGrow(b *testing.B) {
+	const n = 1_000_000
+	for b.Loop() {
+		table := New(Config{MaxFlows: n, PortShare: 1})
+		longest := time.Duration(0)
+		for i := range n {
+			start := time.Now()
+			mustInsert(b, table, packet.UDP, i*2, 0)
+			longest = max(longest, time.Since(start))
+		}
+		b.ReportMetric(float64(longest.Microseconds()), "longest-us")
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/flow")
+}
+
+// BenchmarkCollect is a garbage collection with a million flows.
+func BenchmarkCollect(b *testing.B) {
+	table, _ := filled(b, 1_000_000)
+	for b.Loop() {
+		runtime.GC()
+	}
+	runtime.KeepAlive(table)
+}
+
+func BenchmarkSweep(b *testing.B) {
+	table, _ := filled(b, 100_000)
+	for b.Loop() {
+		table.Sweep(1, 64, nil)
+	}
+}
