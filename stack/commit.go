@@ -16,7 +16,7 @@ func (w *worker) view(serving *nat.Backend) view {
 func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, *flow.Leg) {
 	q := query{Tuple: p.Tuple, port: in.attachment, dstMAC: p.DstMAC()}
 	v := w.view(nil)
-	if tomb != nil {
+	if tomb != nil && tomb.Orig.Tuple == p.Tuple {
 		v.serving = w.cookie(tomb).backend
 	}
 	d := w.snap.decide(q, v, nil)

@@ -13,9 +13,10 @@ import (
 // first one first and one thread keeps the order, so a fragment that comes
 // before its first is an orphan and dropped.
 //
-// Fragments that overlap are how filters get fooled (RFC 1858, RFC 5722): the
-// datagram is given up. A new first fragment starts a new datagram of that id,
-// as identifications wrap within a second at high rates.
+// Fragments that overlap are how filters get fooled (RFC 1858, RFC 5722): what
+// overlaps is dropped, so that no receiver ever has to choose. A new first
+// fragment starts a new datagram of that id, as identifications wrap within a
+// second at high rates.
 
 const (
 	maxDatagrams   = 1024     // in flight, of all ports
@@ -40,7 +41,6 @@ type datagram struct {
 	until            int64
 	spans            []span // sorted, apart from each other
 	end              int    // known once the last fragment came
-	refused          bool   // overlapped
 }
 
 type span struct{ from, to int }
@@ -70,12 +70,11 @@ func (fs *fragments) follow(in flow.PortID, p *packet.Packet, now int64) Reason 
 	// first fragment's transport header and the later ones' data start.
 	from := int(p.Frag.Offset)
 	to := from + p.End - p.L4
+	if !d.take(span{from, to}) {
+		return FragmentOverlap
+	}
 	if !p.Frag.More {
 		d.end = to
-	}
-	if d.refused || !d.take(span{from, to}) {
-		d.refused = true
-		return FragmentOverlap
 	}
 	p.Proto, p.SrcPort, p.DstPort = d.proto, d.srcPort, d.dstPort
 	if d.end > 0 && len(d.spans) == 1 && d.spans[0] == (span{0, d.end}) {

@@ -61,12 +61,15 @@ func (w *worker) icmpError(in *port, p *packet.Packet) {
 		w.drop(in, p, ICMPErrorUnmatched)
 		return
 	}
-	if leg.Rewrite.DecTTL && p.TTL <= 1 {
-		w.drop(in, p, TTLExpired)
-		return
+	out, rw := w.ports[leg.Out], &leg.Rewrite
+	if p.DstMAC() != rw.DstMAC || !switched(rw, out) {
+		if rw.DecTTL && p.TTL <= 1 {
+			w.drop(in, p, TTLExpired)
+			return
+		}
+		rw.ApplyError(p, q)
 	}
-	leg.Rewrite.ApplyError(p, q)
-	w.send(w.ports[leg.Out], p.Frame)
+	w.send(out, p.Frame)
 }
 
 // tooBig answers a packet that is longer than the MTU of the way out. Even one

@@ -71,11 +71,16 @@ func (w *worker) tell(in *port, p *packet.Packet, r Reason, mtu int) {
 	said := r.say()
 	if p.Proto == packet.TCP && said < sayTTL {
 		f = packet.BuildRST(w.made.next(), p)
-	} else if gw := w.snap.gateway(p.Dst); gw != (packet.Addr{}) {
+	} else {
+		from := w.snap.gateway(p.Dst)
+		if from == p.Src || from == (packet.Addr{}) {
+			from = p.Dst
+		}
 		kind := said.icmp(p.Dst.Is4())
-		f = packet.BuildICMPError(w.made.next(), p, gw, kind[0], kind[1], uint32(mtu))
+		f = packet.BuildICMPError(w.made.next(), p, from, kind[0], kind[1], uint32(mtu))
 	}
 	if f != nil {
+		copy(f.Eth()[6:], w.snap.gatewayMAC[:])
 		w.send(in, f)
 	}
 }

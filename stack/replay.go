@@ -13,24 +13,26 @@ import (
 func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) {
 	out := w.ports[leg.Out]
 	rw := &leg.Rewrite
-	if dst := p.DstMAC(); dst == rw.DstMAC && !out.Local && !rw.Translates() {
-		rw = nil
-	} else {
-		if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
-			w.drop(in, p, WrongMAC)
-			return
-		}
-		if rw.DecTTL && p.TTL <= 1 {
-			w.reject(in, p, TTLExpired)
-			return
-		}
-	}
+	dst := p.DstMAC()
 	if p.SegmentLen() > out.MTU {
 		w.tooBig(in, p, out)
 		return
 	}
-	if rw != nil {
-		rw.Apply(p)
+	if dst == rw.DstMAC && switched(rw, out) {
+		w.send(out, p.Frame)
+		return
 	}
+	if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
+		w.drop(in, p, WrongMAC)
+		return
+	}
+	if rw.DecTTL && p.TTL <= 1 {
+		w.reject(in, p, TTLExpired)
+		return
+	}
+	rw.Apply(p)
 	w.send(out, p.Frame)
 }
+
+// switched says whether a frame that is addressed to out's MAC stays as it is.
+func switched(rw *packet.Rewrite, out *port) bool { return !out.Local && !rw.Translates() }

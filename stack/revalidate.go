@@ -56,8 +56,7 @@ func (w *worker) attend(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Leg)
 	case moved:
 		return w.open(in, p, nil)
 	}
-	opens := p.Proto == packet.TCP && p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN
-	if !leg.Reply || opens {
+	if opens := p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN; opens || !leg.Reply {
 		return w.open(in, p, f)
 	}
 	if p.Proto == packet.TCP {

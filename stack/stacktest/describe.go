@@ -25,6 +25,9 @@ func (w *World) names() map[netip.Addr]string {
 			put(a, name)
 		}
 	}
+	for a, name := range w.were {
+		put(a, shortName(name.Namespace, name.Name))
+	}
 	for name, p := range w.pods {
 		for _, a := range p.Addrs {
 			put(a, shortName(name.Namespace, name.Name))

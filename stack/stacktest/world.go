@@ -35,6 +35,7 @@ type World struct {
 	Store *kube.Store
 	Local *Pod // the other side of the gateway's own stack
 	pods  map[kube.Name]*Pod
+	were  map[netip.Addr]kube.Name // pods that are gone
 	now   int64
 
 	Input stack.Input // what was published last
@@ -55,7 +56,7 @@ type Pod struct {
 // leaves out is filled in.
 func New(t testing.TB, cfg stack.Config) *World {
 	t.Helper()
-	w := &World{t: t, pods: map[kube.Name]*Pod{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()}
+	w := &World{t: t, pods: map[kube.Name]*Pod{}, were: map[netip.Addr]kube.Name{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()}
 	cfg.GatewayMAC = GatewayMAC
 	cfg.PodCIDRs, cfg.ServiceCIDRs = podCIDRs, svcCIDRs
 	for _, p := range podCIDRs {
@@ -170,6 +171,9 @@ func (w *World) Detach(name kube.Name) {
 	w.t.Helper()
 	if err := w.Plane.Detach(w.pods[name].ID); err != nil {
 		w.t.Fatal(err)
+	}
+	for _, a := range w.pods[name].Addrs {
+		w.were[a] = name
 	}
 	delete(w.pods, name)
 }
