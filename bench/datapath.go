@@ -75,7 +75,7 @@ func datapath(o options) (*report, error) {
 	for round := range p.rounds {
 		for _, m := range metrics {
 			for _, s := range r.systems {
-				if s.mtu != 1500 && !m.bothMTUs {
+				if s.mtu != 1500 && !m.bothMTUs || !o.wants(s, m) {
 					continue
 				}
 				what := fmt.Sprintf("round %d of %d: %s: %s, MTU %d", round+1, p.rounds, m.title, s.name, s.mtu)

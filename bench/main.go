@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 type options struct {
 	quick, check bool
 	out          string // directory; empty: write no files
+	only         *regexp.Regexp
 }
 
 // plan is how long and how often every cell is measured.
@@ -40,6 +42,11 @@ func (o options) plan() plan {
 		return plan{rounds: 2, warm: 100 * time.Millisecond, window: 300 * time.Millisecond}
 	}
 	return plan{rounds: 5, warm: 300 * time.Millisecond, window: 2 * time.Second}
+}
+
+// wants says whether a cell is to be measured.
+func (o options) wants(s *system, m metric) bool {
+	return o.only == nil || o.only.MatchString(fmt.Sprintf("%s, MTU %d, %s", s.name, s.mtu, m.id))
 }
 
 // benches are the tables that can be measured, by name.
@@ -76,8 +83,12 @@ func parse() (name string, o options) {
 	fs.BoolVar(&o.quick, "quick", false, "take under a minute")
 	fs.BoolVar(&o.check, "check", false, "compare with bench/targets.yaml and exit 1 if a row falls short")
 	fs.StringVar(&o.out, "out", "", "write JSON and an SVG chart into this directory")
+	fs.Func("only", "measure only the cells that `PATTERN` matches, such as 'udp|rr' or 'TAP, MTU 1500, tcp1'", func(v string) (err error) {
+		o.only, err = regexp.Compile(v)
+		return err
+	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath [--quick] [--check] [--out DIR]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])

@@ -131,6 +131,17 @@ func (r *report) rows(mtu int) []string {
 	return names
 }
 
+// columns are the metrics that were measured at an MTU.
+func (r *report) columns(mtu int) []metric {
+	var columns []metric
+	for _, m := range metrics {
+		if slices.ContainsFunc(r.Cells, func(c *cell) bool { return c.MTU == mtu && c.Metric == m.id }) {
+			columns = append(columns, m)
+		}
+	}
+	return columns
+}
+
 func (r *report) mtus() []int {
 	var mtus []int
 	for _, c := range r.Cells {
@@ -150,18 +161,14 @@ func (r *report) print(w io.Writer) error {
 		fmt.Fprintln(w)
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(t, "MTU %d", mtu)
-		for _, m := range metrics {
-			if mtu == 1500 || m.bothMTUs {
-				fmt.Fprintf(t, "\t%s %s\tx", m.title, m.unit)
-			}
+		columns := r.columns(mtu)
+		for _, m := range columns {
+			fmt.Fprintf(t, "\t%s %s\tx", m.title, m.unit)
 		}
 		fmt.Fprintln(t)
 		for _, name := range r.rows(mtu) {
 			fmt.Fprint(t, name)
-			for _, m := range metrics {
-				if mtu != 1500 && !m.bothMTUs {
-					continue
-				}
+			for _, m := range columns {
 				c := r.cell(name, mtu, m.id)
 				switch {
 				case c == nil:
