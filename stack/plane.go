@@ -199,8 +199,13 @@ func (p *Plane) Counters() map[string]uint64 {
 func (p *Plane) Generation() uint64 { return p.snapshot.Load().Generation }
 
 // Poll takes one batch from every port and returns how many frames came: the
-// worker's step, for who drives a plane by hand instead of with Run.
-func (p *Plane) Poll() (n int) {
-	p.do(func(w *worker) { n = w.poll(p.cfg.Now()) })
-	return n
+// worker's step, for who drives a plane by hand instead of with Run. While Run
+// runs it does nothing.
+func (p *Plane) Poll() int {
+	p.mail.mu.Lock()
+	defer p.mail.mu.Unlock()
+	if p.mail.running {
+		return 0
+	}
+	return p.worker.poll(p.cfg.Now())
 }
