@@ -89,10 +89,10 @@ func hintFor(here bool) hint {
 	return hintElsewhere
 }
 
-// quality orders duplicates.
+// quality orders duplicates: like kube-proxy it prefers the local one.
 func (e *Endpoint) quality() int {
 	q := 0
-	for _, good := range []bool{e.Serving, e.Ready, e.Local} {
+	for _, good := range []bool{e.Local, e.Ready, e.Serving} {
 		q <<= 1
 		if good {
 			q |= 1

@@ -52,14 +52,13 @@ type edit struct {
 	prev *Table
 	st   *kube.State
 
-	added    []*selector        // interned by this edit
-	removed  []selectorID       // no policy has them any more, ascending
-	dirty    []selectorID       // their sets of pods changed
-	touched  []selectorID       // subjects of policies that are new, gone or renewed
-	fresh    map[kube.Name]bool // pods that changed themselves
-	known    matchers           // all selectors; made when first asked for
-	ownPeers bool               // Table.peers is a copy already
-	ownPods  bool               // inputs.members likewise
+	added   []*selector        // interned by this edit
+	removed []selectorID       // no policy has them any more, ascending
+	dirty   []selectorID       // their sets of pods changed
+	touched []selectorID       // subjects of policies that are new, gone or renewed
+	fresh   map[kube.Name]bool // pods that changed themselves
+	known   matchers           // all selectors; made when first asked for
+	written map[kube.Name]bool // entries of inputs.members; nil: the map is still prev's
 }
 
 // intern returns the one selector that is like s.
@@ -94,9 +93,10 @@ func (e *edit) sweep() {
 }
 
 func (e *edit) setMember(n kube.Name, m *member) {
-	if !e.ownPods {
-		e.inputs.members, e.ownPods = cloneOf(e.inputs.members), true
+	if e.written == nil {
+		e.inputs.members, e.written = cloneOf(e.inputs.members), map[kube.Name]bool{}
 	}
+	e.written[n] = true
 	if m == nil {
 		delete(e.inputs.members, n)
 	} else {
@@ -270,10 +270,12 @@ func (e *edit) locate(own []packet.Addr) {
 
 // enter brings the map of addresses up to date with the members.
 func (e *edit) enter() {
-	diff(e.prev.inputs.members, e.inputs.members, func(_ kube.Name, old, now *member) {
-		if !e.ownPeers {
-			e.peers, e.ownPeers = cloneOf(e.peers), true
-		}
+	if len(e.written) == 0 {
+		return
+	}
+	e.peers = cloneOf(e.peers)
+	for n := range e.written {
+		old, now := e.prev.inputs.members[n], e.inputs.members[n]
 		if old != nil && !old.host {
 			for _, a := range old.addrs {
 				if list := e.peers[a].without(old); list != nil {
@@ -288,7 +290,7 @@ func (e *edit) enter() {
 				e.peers[a] = e.peers[a].with(now)
 			}
 		}
-	})
+	}
 }
 
 // with and without return new lists: peers are shared with other Tables.

@@ -1,3 +1,0 @@
-package policy
-
-func ptr[T any](v T) *T { return &v }
