@@ -110,6 +110,14 @@ type udpConn struct {
 	wq *waiter.Queue
 }
 
+func newUDPConn(wq *waiter.Queue, ep tcpip.Endpoint) *udpConn {
+	// gonet's readers wait for data only, and would sleep through an ICMP
+	// error. The queue is locked while it notifies.
+	failed := waiter.NewFunctionEntry(waiter.EventErr, func(waiter.EventMask) { go wq.Notify(waiter.ReadableEvents) })
+	wq.EventRegister(&failed)
+	return &udpConn{gonet.NewUDPConn(wq, ep), ep, wq}
+}
+
 func (c *udpConn) Read(b []byte) (int, error) {
 	n, err := c.UDPConn.Read(b)
 	return n, wrapErr(err)
@@ -260,7 +268,7 @@ func (s *Stack) newUDP(at netip.AddrPort) (*udpConn, tcpip.Error) {
 		ep.Close()
 		return nil, err
 	}
-	return &udpConn{gonet.NewUDPConn(wq, ep), ep, wq}, nil
+	return newUDPConn(wq, ep), nil
 }
 
 // sourceFor completes from with the node address of to's family.

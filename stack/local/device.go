@@ -23,6 +23,7 @@ package local
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -51,6 +52,10 @@ type device struct {
 
 	attachMu sync.RWMutex
 	netstack stack.NetworkDispatcher
+	// vouched says that the packet being delivered needs no checksumming.
+	// netstack asks Capabilities for it on each delivery, and on no other
+	// occasion, which makes it a property of the packet.
+	vouched atomic.Bool
 
 	mu       sync.Mutex
 	fd       int // eventfd, -1 once closed
@@ -147,7 +152,7 @@ func (d *device) ReadBatch(bufs []packet.Frame) (int, error) {
 // frame writes pkt into buf and returns it with its length.
 func (d *device) frame(buf packet.Frame, pkt *stack.PacketBuffer) packet.Frame {
 	buf = buf[:packet.VnetHdrLen+ethLen]
-	vnetOf(pkt).put(buf)
+	buf.SetVnet(vnetOf(pkt))
 	eth := buf.Eth()
 	copy(eth, d.eth[:])
 	binary.BigEndian.PutUint16(eth[12:], uint16(pkt.NetworkProtocolNumber))
@@ -158,20 +163,20 @@ func (d *device) frame(buf packet.Frame, pkt *stack.PacketBuffer) packet.Frame {
 }
 
 // vnetOf says in virtio's words what netstack left to be done to pkt.
-func vnetOf(pkt *stack.PacketBuffer) (h vnetHdr) {
+func vnetOf(pkt *stack.PacketBuffer) (h packet.VnetHdr) {
 	o := &pkt.GSOOptions
 	if o.Type == stack.GSONone || !o.NeedsCsum {
 		return h
 	}
-	h.Flags = needsCsum
+	h.Flags = packet.NeedsCsum
 	h.CsumStart = ethLen + o.L3HdrLen
 	h.CsumOffset = o.CsumOffset
 	if pkt.Data().Size() <= int(o.MSS) {
 		return h
 	}
-	h.GSOType = gsoTCP4
+	h.GSOType = packet.GSOTCP4
 	if o.Type == stack.GSOTCPv6 {
-		h.GSOType = gsoTCP6
+		h.GSOType = packet.GSOTCP6
 	}
 	h.GSOSize = o.MSS
 	h.HdrLen = ethLen + uint16(pkt.HeaderSize())
@@ -206,7 +211,7 @@ func (d *device) inject(ns stack.NetworkDispatcher, f packet.Frame) {
 		return
 	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(eth[ethLen:])})
-	pkt.RXChecksumValidated = f[0]&(needsCsum|dataValid) != 0
+	d.vouched.Store(f.Vnet().Flags&(packet.NeedsCsum|packet.DataValid) != 0)
 	ns.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }
@@ -243,12 +248,20 @@ func (e endpoint) IsAttached() bool {
 	return e.d.netstack != nil
 }
 
-func (e endpoint) MTU() uint32                                  { return e.d.mtu }
-func (e endpoint) LinkAddress() tcpip.LinkAddress               { return tcpip.LinkAddress(e.d.eth[6:]) }
-func (e endpoint) GSOMaxSize() uint32                           { return gsoMaxSize }
-func (e endpoint) SupportedGSO() stack.SupportedGSO             { return stack.HostGSOSupported }
-func (e endpoint) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityNone }
-func (e endpoint) ARPHardwareType() header.ARPHardwareType      { return header.ARPHardwareNone }
+// Capabilities never has CapabilityTXChecksumOffload: segments without GSO,
+// SYN-ACKs among them, would leave without a checksum.
+func (e endpoint) Capabilities() stack.LinkEndpointCapabilities {
+	if e.d.vouched.Load() {
+		return stack.CapabilityRXChecksumOffload
+	}
+	return stack.CapabilityNone
+}
+
+func (e endpoint) MTU() uint32                             { return e.d.mtu }
+func (e endpoint) LinkAddress() tcpip.LinkAddress          { return tcpip.LinkAddress(e.d.eth[6:]) }
+func (e endpoint) GSOMaxSize() uint32                      { return gsoMaxSize }
+func (e endpoint) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
+func (e endpoint) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
 
 // The Ethernet header is written and read by the device, and its MTU and
 // address are fixed: the rest of the interface has nothing to do.

@@ -1,7 +1,27 @@
 package local
 
+// Published ports: host listeners whose connections continue into the cluster.
+//
+// reconcile makes the set of listeners equal to the list it is given; a
+// listener is known by its address and protocol, its target may change under
+// it. A connection is accepted by the host, dialled again from netstack with
+// the client's own address and port as source, so that the pod sees its client
+// and policy judges it, and spliced. Answers to a foreign address come back
+// through the plane, which knows the flow. Where no pod could answer, because
+// the client is on loopback, on this host or on its link, the node address
+// stands in. Connections outlive their publication, as they would behind a
+// packet filter.
+
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
 
 	"podgate/stack/packet"
 )
@@ -22,16 +42,211 @@ type Publication struct {
 
 // Publish makes the host listen for exactly pubs, leaving alone the listeners
 // that stay, and returns what is wrong, one error for each publication that is
-// not served. A publication whose target alone changed keeps its listener and
-// its connections; new ones go to the new target.
+// not served; the next call tries those again. A publication whose target
+// alone changed keeps its listener and its connections; new ones go to the new
+// target.
 func (s *Stack) Publish(pubs []Publication) []error { return s.pub.reconcile(pubs) }
 
 // Published lists what is served, in no order.
 func (s *Stack) Published() []Publication { return s.pub.list() }
 
-type publisher struct{}
+// publishDialTimeout is how long a host client waits for the cluster.
+const publishDialTimeout = 10 * time.Second
 
-func newPublisher(*Stack) *publisher               { return &publisher{} }
-func (*publisher) reconcile([]Publication) []error { return nil }
-func (*publisher) list() []Publication             { return nil }
-func (*publisher) close()                          {}
+type publishKey struct {
+	at    netip.AddrPort
+	proto packet.Proto
+}
+
+// published is one listener.
+type published struct {
+	pub   atomic.Pointer[Publication]
+	close func()
+}
+
+type publisher struct {
+	s       *Stack
+	clients *sessions[udpClientKey, *udpClient]
+	conns   atomic.Int64
+
+	mu     sync.Mutex
+	closed bool
+	ports  map[publishKey]*published
+}
+
+func newPublisher(s *Stack) *publisher {
+	return &publisher{
+		s:       s,
+		clients: newSessions[udpClientKey, *udpClient](s.cfg.Limits.UDPFlows, &s.count.udpEvicted),
+		ports:   make(map[publishKey]*published),
+	}
+}
+
+func (p *publisher) reconcile(pubs []Publication) (errs []error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return []error{net.ErrClosed}
+	}
+	want := make(map[publishKey]*Publication, len(pubs))
+	for _, pub := range pubs {
+		pub.HostAddr = netip.AddrPortFrom(pub.HostAddr.Addr().Unmap(), pub.HostAddr.Port())
+		k := publishKey{pub.HostAddr, pub.Proto}
+		if first := want[k]; first != nil {
+			errs = append(errs, fmt.Errorf("%s: %s is taken by %s", pub.Name, pub.HostAddr, first.Name))
+			continue
+		}
+		want[k] = &pub
+	}
+	for k, port := range p.ports {
+		if want[k] == nil {
+			port.close()
+			delete(p.ports, k)
+		}
+	}
+	for _, pub := range pubs {
+		k := publishKey{netip.AddrPortFrom(pub.HostAddr.Addr().Unmap(), pub.HostAddr.Port()), pub.Proto}
+		next := want[k]
+		delete(want, k)
+		switch port := p.ports[k]; {
+		case next == nil: // seen above
+		case port != nil:
+			port.pub.Store(next)
+		default:
+			port, err := p.listen(next)
+			if err != nil {
+				errs = append(errs, listenError(next, err))
+				continue
+			}
+			p.ports[k] = port
+		}
+	}
+	return errs
+}
+
+// listenError says what is wrong in words of the publication.
+func listenError(pub *Publication, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s: %s is in use", pub.Name, pub.HostAddr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %s is not an address of this host", pub.Name, pub.HostAddr.Addr())
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: no permission to listen at %s: its port is below sysctl net.ipv4.ip_unprivileged_port_start", pub.Name, pub.HostAddr)
+	}
+	return fmt.Errorf("%s: listen at %s: %w", pub.Name, pub.HostAddr, err)
+}
+
+func (p *publisher) list() []Publication {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pubs := make([]Publication, 0, len(p.ports))
+	for _, port := range p.ports {
+		pubs = append(pubs, *port.pub.Load())
+	}
+	return pubs
+}
+
+func (p *publisher) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for k, port := range p.ports {
+		port.close()
+		delete(p.ports, k)
+	}
+	p.clients.close()
+}
+
+// listen opens a listener and starts its goroutine.
+func (p *publisher) listen(pub *Publication) (*published, error) {
+	port := new(published)
+	port.pub.Store(pub)
+	switch pub.Proto {
+	case packet.TCP:
+		l, err := net.ListenTCP(family("tcp", pub.HostAddr.Addr()), net.TCPAddrFromAddrPort(pub.HostAddr))
+		if err != nil {
+			return nil, err
+		}
+		port.close = func() { l.Close() }
+		p.s.wg.Go(func() { p.accept(port, l) })
+	case packet.UDP:
+		c, err := listenUDP(pub.HostAddr)
+		if err != nil {
+			return nil, err
+		}
+		port.close = func() { c.Close() }
+		p.s.wg.Go(func() { p.receive(port, c) })
+	default:
+		return nil, fmt.Errorf("protocol %d cannot be published", pub.Proto)
+	}
+	return port, nil
+}
+
+func family(network string, a netip.Addr) string {
+	if a.Is4() {
+		return network + "4"
+	}
+	return network + "6"
+}
+
+// accept is the goroutine of a TCP listener.
+func (p *publisher) accept(port *published, l *net.TCPListener) {
+	for {
+		c, err := l.AcceptTCP()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			// Descriptors or memory are short: not the listener's end.
+			p.s.log.Warn("published port cannot accept", "name", port.pub.Load().Name, "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-p.s.ctx.Done():
+			}
+			continue
+		}
+		host, err := newHostConn(c)
+		if err != nil || p.conns.Load() >= int64(p.s.cfg.Limits.Connections) {
+			p.s.count.publishedFailed.Add(1)
+			host.Abort()
+			continue
+		}
+		p.conns.Add(1)
+		p.s.wg.Go(func() {
+			defer p.conns.Add(-1)
+			p.carry(host, port.pub.Load().Target)
+		})
+	}
+}
+
+// carry continues a connection in the cluster until it ends.
+func (p *publisher) carry(host *hostConn, target netip.AddrPort) {
+	host.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval})
+	ctx, cancel := context.WithTimeout(p.s.ctx, publishDialTimeout)
+	defer cancel()
+	client := host.RemoteAddr().(*net.TCPAddr).AddrPort()
+	from := p.source(client, target)
+	conn, err := p.s.dialTCP(ctx, from, target)
+	if err != nil && from.IsValid() && errors.Is(err, syscall.EADDRINUSE) {
+		// Another connection of the same client port leads to the same target.
+		conn, err = p.s.dialTCP(ctx, netip.AddrPortFrom(from.Addr(), 0), target)
+	}
+	if err != nil {
+		p.s.count.publishedFailed.Add(1)
+		host.Abort()
+		return
+	}
+	p.s.count.published.Add(1)
+	splice(&p.s.wg, conn, host)
+}
+
+// source is the client where the cluster can answer it, or zero for the node
+// address.
+func (p *publisher) source(client, target netip.AddrPort) netip.AddrPort {
+	a := client.Addr().WithZone("").Unmap()
+	if a.Is4() != target.Addr().Unmap().Is4() || p.s.refuses(a) {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a, client.Port())
+}
