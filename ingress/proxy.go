@@ -135,6 +135,7 @@ func statusOf(err error) int {
 func (q *request) rewrite(p *httputil.ProxyRequest) {
 	in, out := q.in, p.Out
 	out.Host = in.Host
+	out.Trailer = in.Trailer // the same map: it is filled when the body has been read
 	out.URL.Scheme = "http"
 	out.URL.RawQuery = in.URL.RawQuery // ours to pass on, not to read
 	if q.path != in.URL.EscapedPath() {

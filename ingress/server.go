@@ -75,7 +75,12 @@ func NewServer(cfg Config) *Server {
 		MaxHeaderBytes:    maxRequestHeader,
 		ErrorLog:          s.errorLog,
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
+		TLSConfig: &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: s.certificate,
+			// Said here, as Serve before ServeTLS would leave net/http's HTTP/2 unset.
+			NextProtos: []string{"h2", "http/1.1"},
+		},
 	}
 	s.live.Store(&live{routes: &Routes{}})
 	return s
