@@ -1,0 +1,122 @@
+// Package control is the conversation between a running podgate and its
+// commands: HTTP and JSON over a unix socket that only the instance's own user
+// may open (mode 0600, peer credentials checked).
+//
+// Goroutines: one a connection, started by net/http, ended by the client going
+// away or by Server.Close.
+package control
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Status is what `podgate status` shows.
+type Status struct {
+	Instance  string            `json:"instance"`
+	Version   string            `json:"version"`
+	PID       int               `json:"pid"`
+	Started   time.Time         `json:"started"`
+	Rootless  bool              `json:"rootless"`
+	Attach    string            `json:"attach"` // "tap" or "veth"
+	Pods      PodCount          `json:"pods"`
+	Services  int               `json:"services"`
+	Flows     int               `json:"flows"`
+	Listeners []Listener        `json:"listeners"`
+	Counters  map[string]uint64 `json:"counters"`
+	Problems  []string          `json:"problems,omitempty"`
+	Resident  int64             `json:"residentBytes"`
+}
+
+// PodCount says how many pods there are, and how many are ready.
+type PodCount struct {
+	Total int `json:"total"`
+	Ready int `json:"ready"`
+}
+
+// Listener is one place on the host where the cluster can be reached.
+type Listener struct {
+	Address string `json:"address"` // "127.0.0.1:8080/tcp"
+	For     string `json:"for"`     // "Ingress (HTTP)"
+	Problem string `json:"problem,omitempty"`
+}
+
+// File is a manifest as the client read it.
+type File struct {
+	Name string `json:"name"`
+	Data string `json:"data"`
+}
+
+// ApplyRequest carries manifests for POST /v1/apply and /v1/delete.
+type ApplyRequest struct {
+	Files     []File `json:"files"`
+	Namespace string `json:"namespace,omitempty"` // for objects that name none
+}
+
+// Change is one line of the answer to apply and delete, in kubectl's words.
+type Change struct {
+	Text  string `json:"text"`
+	Error bool   `json:"error,omitempty"` // Text is a problem: the object was not taken
+}
+
+// ApplyResult answers once the data path enforces what changed.
+type ApplyResult struct {
+	Changes []Change `json:"changes"`
+}
+
+// GetRequest asks for objects of one kind.
+type GetRequest struct {
+	Kind      string `json:"kind"` // plural, lower case: "pods"
+	Name      string `json:"name,omitempty"`
+	Namespace string `json:"namespace,omitempty"` // empty: all
+}
+
+// GetResult carries the objects, each as its API type encodes it.
+type GetResult struct {
+	Items []json.RawMessage `json:"items"`
+}
+
+// ExecRequest starts a command in a pod. Stdin, stdout and stderr follow on the
+// same connection by SCM_RIGHTS.
+type ExecRequest struct {
+	Namespace string   `json:"namespace"`
+	Pod       string   `json:"pod"`
+	Container string   `json:"container,omitempty"`
+	Command   []string `json:"command"`
+	TTY       bool     `json:"tty,omitempty"`
+	Rows      uint16   `json:"rows,omitempty"`
+	Cols      uint16   `json:"cols,omitempty"`
+	Term      string   `json:"term,omitempty"`
+}
+
+// ExecResult ends an exec.
+type ExecResult struct {
+	Exit  int    `json:"exit"`
+	Error string `json:"error,omitempty"`
+}
+
+// LogsRequest asks for a container's output.
+type LogsRequest struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Container string `json:"container,omitempty"`
+	Follow    bool   `json:"follow,omitempty"`
+	Tail      int    `json:"tail"` // lines, -1: all
+	Previous  bool   `json:"previous,omitempty"`
+}
+
+// TraceRequest asks what would happen to a packet of a pod. Target is an
+// address or a name, with a port where the protocol has them.
+type TraceRequest struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Proto     string `json:"proto"` // "tcp", "udp", "icmp"
+	Target    string `json:"target"`
+	Port      uint16 `json:"port,omitempty"`
+}
+
+// FlowsRequest asks for conversations or recent drops.
+type FlowsRequest struct {
+	Dropped bool   `json:"dropped,omitempty"`
+	Pod     string `json:"pod,omitempty"` // "namespace/name"
+}

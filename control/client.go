@@ -1,0 +1,143 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client speaks to the instance behind a socket.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient prepares a client; nothing is dialled yet.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+	}
+	return c
+}
+
+// ErrNotRunning is what every call returns when no instance answers.
+var ErrNotRunning = errors.New("not running")
+
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, ErrNotRunning
+	}
+	return conn, err
+}
+
+// Status asks how the instance is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var st Status
+	return st, c.call(ctx, "GET", "/v1/status", nil, &st)
+}
+
+// Call posts q to a verb ("apply") and decodes the answer into a.
+func (c *Client) Call(ctx context.Context, verb string, q, a any) error {
+	return c.call(ctx, "POST", "/v1/"+verb, q, a)
+}
+
+func (c *Client) call(ctx context.Context, method, path string, q, a any) error {
+	body, err := c.open(ctx, method, path, q)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(a)
+}
+
+// Stream posts q to a verb and returns the answer's bytes as they come.
+func (c *Client) Stream(ctx context.Context, verb string, q any) (io.ReadCloser, error) {
+	return c.open(ctx, "POST", "/v1/"+verb, q)
+}
+
+func (c *Client) open(ctx context.Context, method, path string, q any) (io.ReadCloser, error) {
+	req, err := request(ctx, method, path, q)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, ErrNotRunning) {
+			return nil, ErrNotRunning
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		msg, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+		return nil, errors.New(strings.TrimSpace(string(msg)))
+	}
+	return resp.Body, nil
+}
+
+func request(ctx context.Context, method, path string, q any) (*http.Request, error) {
+	var body io.Reader
+	if q != nil {
+		b, err := json.Marshal(q)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	return http.NewRequestWithContext(ctx, method, "http://podgate"+path, body)
+}
+
+// Exec runs a command in a pod on the caller's own descriptors and returns its
+// exit code. Cancelling ctx kills the command.
+func (c *Client) Exec(ctx context.Context, q ExecRequest, stdin, stdout, stderr *os.File) (int, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	req, err := request(ctx, "POST", "/v1/exec", q)
+	if err != nil {
+		return 0, err
+	}
+	if err := req.Write(conn); err != nil {
+		return 0, err
+	}
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		return 0, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		msg, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+		return 0, errors.New(strings.TrimSpace(string(msg)))
+	}
+	rights := unix.UnixRights(int(stdin.Fd()), int(stdout.Fd()), int(stderr.Fd()))
+	if _, _, err := conn.(*net.UnixConn).WriteMsgUnix([]byte{0}, rights, nil); err != nil {
+		return 0, fmt.Errorf("exec: %w", err)
+	}
+	var res ExecResult
+	if err := json.NewDecoder(br).Decode(&res); err != nil {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		return 0, fmt.Errorf("exec: the instance went away: %w", err)
+	}
+	if res.Error != "" {
+		return res.Exit, errors.New(res.Error)
+	}
+	return res.Exit, nil
+}
