@@ -147,3 +147,9 @@ const LocalAnnotation = "podgate.dev/local"
 
 // Clock is the time source of the store; tests hand in their own.
 type Clock func() time.Time
+
+// IsLocal says whether a pod is one of the built-in ones; see LocalAnnotation.
+func IsLocal(pod *corev1.Pod) bool {
+	_, local := pod.Annotations[LocalAnnotation]
+	return local
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"podgate/ingress"
+	"podgate/kube"
+	"podgate/nat"
+	"podgate/policy"
+)
+
+func newCheckCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check PATH...",
+		Short: "Validate manifests and configuration; print every problem with file, object and field",
+		Example: `  podgate check examples/shop
+  kubectl kustomize . | podgate check -`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	addConfigFlags(cmd.Flags())
+	out := outputFlag(cmd.Flags(), "text", "json")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		file, _ := cmd.Flags().GetString("config")
+		cfg, _, err := loadConfig(cmd.Flags(), file, args)
+		if err != nil {
+			return err
+		}
+		m, problems := kube.Load(args, cmd.InOrStdin())
+		problems = checkObjects(cfg, m, problems)
+		bad := 0
+		for _, p := range problems {
+			if p.Severity == kube.Error {
+				bad++
+			}
+		}
+		if *out == "json" {
+			if problems == nil {
+				problems = []kube.Problem{}
+			}
+			if err := printJSON(cmd.OutOrStdout(), problems); err != nil {
+				return err
+			}
+		} else {
+			for _, p := range problems {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", p.Severity, p)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d objects in %d files, %d errors, %d warnings\n", len(m.Objects), len(m.Files), bad, len(problems)-bad)
+		}
+		if bad > 0 {
+			return exitCode(1)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// checkObjects finds what `up` would find before anything runs, loaded included.
+func checkObjects(cfg config, m *kube.Manifests, loaded []kube.Problem) []kube.Problem {
+	kcfg := cfg.Kube.WithDefaults()
+	problems := kube.Check(kcfg, m, loaded)
+	store := kube.NewStore(kcfg, time.Now)
+	store.Sync(m.Objects, loaded)
+	st := store.State()
+	own := ownAddrs(kcfg.PodCIDRs)
+	_, fromNAT := nat.Compile(nil, st, nat.Config{NodeName: kcfg.NodeName, NodeAddrs: own.node, ServiceCIDRs: kcfg.ServiceCIDRs})
+	_, fromPolicy := policy.Compile(nil, st, policy.Config{NodeAddrs: own.node})
+	_, fromIngress := ingress.Compile(nil, st, ingress.Config{})
+	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress))
+}
+
+func dedupe(problems []kube.Problem) (out []kube.Problem) {
+	seen := map[kube.Problem]bool{}
+	for _, p := range problems {
+		if !seen[p] {
+			seen[p] = true
+			out = append(out, p)
+		}
+	}
+	return out
+}

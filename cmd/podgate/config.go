@@ -1,0 +1,422 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+	"sigs.k8s.io/yaml"
+
+	"podgate/kube"
+)
+
+// setting is one key of the configuration. The table below is the only place
+// that knows a key; docs/configuration.md and `podgate config` follow it.
+type setting struct {
+	Key     string
+	Default any
+	Doc     string
+	set     func(*config, string) error // parses the value; nil: taken as it is elsewhere
+}
+
+// config is the effective configuration, parsed.
+type config struct {
+	Kube         kube.Config
+	MTU          int
+	Attach       string
+	Egress       string
+	EgressAllow  []netip.Prefix
+	IngressHTTP  netip.AddrPort
+	IngressHTTPS netip.AddrPort
+	PublishAddr  netip.Addr
+	Upstreams    []netip.AddrPort
+	DNSTTL       uint32
+	MaxFlows     int
+	LogLevel     string
+	ReadyTimeout time.Duration
+	Images       map[string][]string
+}
+
+var settings = []setting{
+	{"cluster.domain", "cluster.local", "DNS domain of the cluster", func(c *config, v string) error {
+		c.Kube.ClusterDomain = strings.TrimSuffix(v, ".")
+		return nil
+	}},
+	{"cluster.node", "podgate", "name of the one node that pods are said to run on", func(c *config, v string) error {
+		c.Kube.NodeName = v
+		return nil
+	}},
+	{"pods.cidrs", "10.244.0.0/16,fd00:10:244::/64", "pod addresses, at most one range a family", func(c *config, v string) (err error) {
+		c.Kube.PodCIDRs, err = prefixes(v)
+		return err
+	}},
+	{"pods.mtu", 65520, "MTU of the pods' eth0 in bytes", func(c *config, v string) (err error) {
+		c.MTU, err = between(v, 1280, 65520)
+		return err
+	}},
+	{"pods.attach", "auto", "how pods are attached: tap, veth, or auto (tap where /dev/net/tun can be opened)", func(c *config, v string) (err error) {
+		c.Attach, err = oneOf(v, "auto", "tap", "veth")
+		return err
+	}},
+	{"services.cidrs", "10.96.0.0/16,fd00:10:96::/112", "ClusterIPs, at most one range a family", func(c *config, v string) (err error) {
+		c.Kube.ServiceCIDRs, err = prefixes(v)
+		return err
+	}},
+	{"services.nodeports", "30000-32767", "range of node ports", func(c *config, v string) error {
+		lo, hi, ok := strings.Cut(v, "-")
+		a, err1 := between(lo, 1, 65535)
+		b, err2 := between(hi, 1, 65535)
+		if !ok || err1 != nil || err2 != nil || a > b {
+			return fmt.Errorf("%q is not a range of ports such as 30000-32767", v)
+		}
+		c.Kube.NodePortMin, c.Kube.NodePortMax = uint16(a), uint16(b)
+		return nil
+	}},
+	{"publish.address", "127.0.0.1", "host address that node ports, load balancers and host ports listen on", func(c *config, v string) (err error) {
+		c.PublishAddr, err = netip.ParseAddr(v)
+		return err
+	}},
+	{"ingress.http", "127.0.0.1:8080", "where Ingress answers HTTP; empty: nowhere", func(c *config, v string) error {
+		return optionalAddrPort(v, &c.IngressHTTP)
+	}},
+	{"ingress.https", "127.0.0.1:8443", "where Ingress answers HTTPS; empty: nowhere", func(c *config, v string) error {
+		return optionalAddrPort(v, &c.IngressHTTPS)
+	}},
+	{"egress.mode", "sockets", "way out of the cluster: sockets (dialled again from the gateway's namespace) or none", func(c *config, v string) (err error) {
+		c.Egress, err = oneOf(v, "sockets", "none")
+		return err
+	}},
+	{"egress.allow", "", "host addresses, otherwise forbidden, that pods may reach: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
+		c.EgressAllow, err = prefixes(v)
+		return err
+	}},
+	{"dns.upstreams", "", "servers for names outside the cluster, ADDR or ADDR:PORT; empty: those of /etc/resolv.conf", func(c *config, v string) error {
+		for _, s := range list(v) {
+			ap, err := netip.ParseAddrPort(s)
+			if err != nil {
+				a, aerr := netip.ParseAddr(s)
+				if aerr != nil {
+					return fmt.Errorf("%q is neither an address nor ADDR:PORT", s)
+				}
+				ap = netip.AddrPortFrom(a, 53)
+			}
+			c.Upstreams = append(c.Upstreams, ap)
+		}
+		return nil
+	}},
+	{"dns.ttl", 30, "TTL of cluster records in seconds", func(c *config, v string) error {
+		n, err := between(v, 0, 3600)
+		c.DNSTTL = uint32(n)
+		return err
+	}},
+	{"flows.max", 262144, "conversations remembered at once", func(c *config, v string) (err error) {
+		c.MaxFlows, err = between(v, 16, 1<<24)
+		return err
+	}},
+	{"ready.timeout", "60s", "how long `up --detach` waits for pods to be attached and started", func(c *config, v string) (err error) {
+		c.ReadyTimeout, err = time.ParseDuration(v)
+		return err
+	}},
+	{"log.level", "info", "least level that is logged: debug, info, warn, error", func(c *config, v string) (err error) {
+		c.LogLevel, err = oneOf(v, "debug", "info", "warn", "error")
+		return err
+	}},
+	{"images", "podgate.dev/workload: [podgate, workload]", "which command stands for an image (a map; podgate.yaml only)", nil},
+}
+
+// defaultImages stand for themselves: podgate is its own workload.
+func defaultImages() map[string][]string {
+	return map[string][]string{workloadImage: {"podgate", "workload"}}
+}
+
+// origin says where a value came from.
+type origin struct{ Value, From string }
+
+// loadConfig merges defaults, podgate.yaml, the environment and flags, in that
+// rising order. file may be empty: then podgate.yaml beside the manifests is
+// read if there is one.
+func loadConfig(flags *pflag.FlagSet, file string, paths []string) (config, map[string]origin, error) {
+	v := viper.New()
+	v.SetEnvPrefix("PODGATE")
+	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
+	for _, s := range settings {
+		v.SetDefault(s.Key, s.Default)
+		if s.set != nil {
+			v.BindEnv(s.Key)
+		}
+	}
+	c := config{Images: defaultImages()}
+	if file == "" {
+		file = besideManifests(paths)
+	}
+	if file != "" {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return c, nil, fmt.Errorf("configuration: %w", err)
+		}
+		images, err := readFileInto(v, file, data)
+		if err != nil {
+			return c, nil, err
+		}
+		for image, cmd := range images {
+			c.Images[image] = cmd
+		}
+	}
+	if err := applySets(v, flags); err != nil {
+		return c, nil, err
+	}
+	from := map[string]origin{}
+	for _, s := range settings {
+		o := origin{text(v.Get(s.Key)), "default"}
+		switch {
+		case s.set == nil:
+			if file != "" && v.InConfig(s.Key) {
+				o = origin{text(c.Images), file}
+			}
+			from[s.Key] = o
+			continue
+		case setByFlag(flags, s.Key):
+			o.From = "flag"
+		case os.Getenv(envName(s.Key)) != "":
+			o.From = envName(s.Key)
+		case file != "" && v.InConfig(s.Key):
+			o.From = file
+		}
+		from[s.Key] = o
+		if err := s.set(&c, o.Value); err != nil {
+			return c, nil, fmt.Errorf("configuration: %s (from %s): %w", s.Key, o.From, err)
+		}
+	}
+	return c, from, c.check()
+}
+
+func (c *config) check() error {
+	for _, ps := range []struct {
+		key  string
+		list []netip.Prefix
+	}{{"pods.cidrs", c.Kube.PodCIDRs}, {"services.cidrs", c.Kube.ServiceCIDRs}} {
+		if len(ps.list) == 0 {
+			return fmt.Errorf("configuration: %s: at least one range is needed", ps.key)
+		}
+		if len(ps.list) > 2 || len(ps.list) == 2 && ps.list[0].Addr().Is4() == ps.list[1].Addr().Is4() {
+			return fmt.Errorf("configuration: %s: at most one range a family", ps.key)
+		}
+	}
+	for _, p := range c.Kube.PodCIDRs {
+		for _, s := range c.Kube.ServiceCIDRs {
+			if p.Overlaps(s) {
+				return fmt.Errorf("configuration: pods.cidrs: %s overlaps services.cidrs %s", p, s)
+			}
+		}
+		if p.Addr().BitLen()-p.Bits() < 4 {
+			return fmt.Errorf("configuration: pods.cidrs: %s is too small", p)
+		}
+	}
+	return nil
+}
+
+// readFileInto checks podgate.yaml against the table (unknown keys are errors)
+// and hands it to viper. The images map is returned as it stands: viper would
+// fold the case of its keys.
+func readFileInto(v *viper.Viper, file string, data []byte) (map[string][]string, error) {
+	var doc map[string]any
+	if err := yaml.UnmarshalStrict(data, &doc); err != nil {
+		return nil, fmt.Errorf("configuration: %s: %w", file, err)
+	}
+	var raw struct {
+		Images map[string][]string `json:"images"`
+	}
+	if err := yaml.Unmarshal(data, &raw); err != nil {
+		return nil, fmt.Errorf("configuration: %s: images: must map an image to a command, a list of strings", file)
+	}
+	if err := checkKeys(file, "", doc); err != nil {
+		return nil, err
+	}
+	return raw.Images, v.MergeConfigMap(doc)
+}
+
+func checkKeys(file, prefix string, doc map[string]any) error {
+	for k, val := range doc {
+		key := prefix + k
+		if key == "images" || slices.ContainsFunc(settings, func(s setting) bool { return s.Key == key }) {
+			continue
+		}
+		inner, isMap := val.(map[string]any)
+		if isMap && slices.ContainsFunc(settings, func(s setting) bool { return strings.HasPrefix(s.Key, key+".") }) {
+			if err := checkKeys(file, key+".", inner); err != nil {
+				return err
+			}
+			continue
+		}
+		return fmt.Errorf("configuration: %s: unknown key %q; `podgate config` lists the known ones", file, key)
+	}
+	return nil
+}
+
+// besideManifests finds podgate.yaml in, or next to, the first path that has one.
+func besideManifests(paths []string) string {
+	for _, p := range paths {
+		if p == "-" {
+			continue
+		}
+		dir := p
+		if fi, err := os.Stat(p); err != nil || !fi.IsDir() {
+			dir = filepath.Dir(p)
+		}
+		f := filepath.Join(dir, "podgate.yaml")
+		if _, err := os.Stat(f); err == nil {
+			return f
+		}
+	}
+	return ""
+}
+
+// addConfigFlags gives a command --config and --set KEY=VALUE.
+func addConfigFlags(fs *pflag.FlagSet) {
+	fs.String("config", "", "configuration `file` (default podgate.yaml beside the manifests)")
+	fs.StringArray("set", nil, "set a configuration `key=value`; may be repeated")
+}
+
+func applySets(v *viper.Viper, flags *pflag.FlagSet) error {
+	for key, val := range sets(flags) {
+		if !slices.ContainsFunc(settings, func(s setting) bool { return s.Key == key && s.set != nil }) {
+			return usageError{fmt.Errorf("--set %s: unknown key; `podgate config` lists the known ones", key)}
+		}
+		v.Set(key, val)
+	}
+	return nil
+}
+
+func sets(flags *pflag.FlagSet) map[string]string {
+	m := map[string]string{}
+	if flags == nil {
+		return m
+	}
+	all, _ := flags.GetStringArray("set")
+	for _, kv := range all {
+		k, val, _ := strings.Cut(kv, "=")
+		m[strings.ToLower(k)] = val
+	}
+	return m
+}
+
+func setByFlag(flags *pflag.FlagSet, key string) bool {
+	_, ok := sets(flags)[key]
+	return ok
+}
+
+func envName(key string) string {
+	return "PODGATE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// text writes a value as settings parse it: lists joined by commas.
+func text(v any) string {
+	switch v := v.(type) {
+	case []any:
+		parts := make([]string, len(v))
+		for i, e := range v {
+			parts[i] = fmt.Sprint(e)
+		}
+		return strings.Join(parts, ",")
+	case map[string][]string:
+		var parts []string
+		for image, cmd := range v {
+			parts = append(parts, image+": ["+strings.Join(cmd, ", ")+"]")
+		}
+		slices.Sort(parts)
+		return strings.Join(parts, "; ")
+	}
+	return fmt.Sprint(v)
+}
+
+func list(v string) []string {
+	return strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func prefixes(v string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range list(v) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a CIDR such as 10.244.0.0/16", s)
+		}
+		if p != p.Masked() {
+			return nil, fmt.Errorf("%s has bits set beyond its prefix; did you mean %s?", p, p.Masked())
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func optionalAddrPort(v string, into *netip.AddrPort) (err error) {
+	if v == "" {
+		*into = netip.AddrPort{}
+		return nil
+	}
+	if *into, err = netip.ParseAddrPort(v); err != nil {
+		return fmt.Errorf("%q is not ADDR:PORT", v)
+	}
+	return nil
+}
+
+func between(v string, lo, hi int) (int, error) {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < lo || n > hi {
+		return 0, fmt.Errorf("%q is not a number from %d to %d", v, lo, hi)
+	}
+	return n, nil
+}
+
+func oneOf(v string, allowed ...string) (string, error) {
+	if !slices.Contains(allowed, v) {
+		return "", fmt.Errorf("%q is none of %s", v, strings.Join(allowed, ", "))
+	}
+	return v, nil
+}
+
+func newConfigCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config [PATH...]",
+		Short: "Print the effective configuration and where each value came from",
+		Example: `  podgate config
+  podgate config examples/shop
+  PODGATE_DNS_TTL=5 podgate config --set pods.mtu=1500`,
+	}
+	out := outputFlag(cmd.Flags(), "table", "json")
+	addConfigFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		file, _ := cmd.Flags().GetString("config")
+		_, from, err := loadConfig(cmd.Flags(), file, args)
+		if err != nil {
+			return err
+		}
+		if *out == "json" {
+			type row struct{ Key, Value, From, Doc string }
+			var rows []row
+			for _, s := range settings {
+				rows = append(rows, row{s.Key, from[s.Key].Value, from[s.Key].From, s.Doc})
+			}
+			return printJSON(cmd.OutOrStdout(), rows)
+		}
+		t := newTable(cmd.OutOrStdout(), "KEY", "VALUE", "FROM")
+		for _, s := range settings {
+			t.row(s.Key, from[s.Key].Value, from[s.Key].From)
+		}
+		return t.flush()
+	}
+	return cmd
+}
+
+// usageError makes the process exit 2 instead of 1.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return errors.Unwrap(e.error) }

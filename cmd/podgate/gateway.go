@@ -1,0 +1,533 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	mdns "github.com/miekg/dns"
+	corev1 "k8s.io/api/core/v1"
+
+	"podgate/control"
+	"podgate/dns"
+	"podgate/ingress"
+	"podgate/kube"
+	"podgate/nat"
+	"podgate/pod"
+	"podgate/policy"
+	"podgate/stack"
+	"podgate/stack/flow"
+	"podgate/stack/link"
+	"podgate/stack/local"
+	"podgate/stack/packet"
+)
+
+// gateway is one running instance: the rooms, and the wires between them.
+//
+// Desired state flows one way: the store changes, the compile loop turns the
+// whole state into tables and publishes them, data path first. Everything else
+// (pods' status, files, apply) only changes the store.
+//
+// Goroutines, all started by start and waited for by stop: the plane's worker,
+// the compile loop, one for each listener of DNS and ingress, the control
+// server, the manifest watcher.
+type gateway struct {
+	name    string
+	cfg     config
+	log     *slog.Logger
+	started time.Time
+	quit    chan struct{} // closed when somebody asked for the teardown
+	once    sync.Once
+
+	lock    *instanceLock
+	store   *kube.Store
+	plane   *stack.Plane
+	local   *local.Stack
+	dns     *dns.Server
+	front   *ingress.Server
+	pods    *pod.Runtime
+	control *control.Server
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex // guards all below
+	changed   *sync.Cond // told when compiled or ports change
+	compiled  tables
+	ports     map[kube.Name]flow.PortID
+	listeners []control.Listener
+	nicKind   string
+	failed    error // why the instance cannot go on
+}
+
+// tables are what one state compiled to.
+type tables struct {
+	state    *kube.State
+	services *nat.Table
+	policies *policy.Table
+	zone     *dns.Zone
+	routes   *ingress.Routes
+	problems []kube.Problem
+}
+
+// addrs are the gateway's own addresses, those of each family side by side.
+type addrs struct {
+	node, dns, ingress []netip.Addr
+}
+
+func (a addrs) all() []netip.Addr { return slices.Concat(a.node, a.dns, a.ingress) }
+
+func ownAddrs(cidrs []netip.Prefix) addrs {
+	nth := func(n int) (out []netip.Addr) {
+		for _, p := range cidrs {
+			a := p.Addr()
+			for range n {
+				a = a.Next()
+			}
+			out = append(out, a)
+		}
+		return out
+	}
+	return addrs{nth(kube.GatewayOffset), nth(kube.DNSOffset), nth(kube.IngressOffset)}
+}
+
+// start brings everything up, or takes down again what it had brought up.
+func startGateway(name string, cfg config, log *slog.Logger, paths []string, objs *kube.Manifests, problems []kube.Problem) (_ *gateway, err error) {
+	lock, err := lockInstance(name)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Kube = cfg.Kube.WithDefaults()
+	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), ports: map[kube.Name]flow.PortID{}}
+	g.changed = sync.NewCond(&g.mu)
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	defer func() {
+		if err != nil {
+			g.stop()
+		}
+	}()
+
+	g.store = kube.NewStore(cfg.Kube, time.Now)
+	own := ownAddrs(cfg.Kube.PodCIDRs)
+	if err := g.startPlane(ctx, own); err != nil {
+		return nil, err
+	}
+	if err := g.startServers(own); err != nil {
+		return nil, err
+	}
+	if g.control, err = control.Listen(socketPath(lock.dir), g.verbs()); err != nil {
+		return nil, err
+	}
+	g.pods, err = pod.Start(ctx, pod.Config{
+		Dir: lock.dir, Lock: lock.f, Remove: []string{lock.dir}, Log: log,
+		Images: cfg.Images, Gateway: own.node, PodCIDRs: cfg.Kube.PodCIDRs, Nameservers: g.dnsService(), ClusterDomain: cfg.Kube.ClusterDomain,
+		NodeName: cfg.Kube.NodeName, MTU: cfg.MTU, NICKind: nicKind(cfg.Attach),
+		Attach: g.attach, Detach: g.detach, Status: g.store.SetPodStatus, Gone: g.store.PodGone,
+		Dial: g.dialFrom(own.node),
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.store.Sync(objs.Objects, problems)
+	g.wg.Go(func() { g.compileLoop(ctx) })
+	g.wg.Go(func() { g.fatal("control socket", g.control.Serve()) })
+	watcher := &kube.Watcher{Store: g.store, Paths: paths, Log: log}
+	g.wg.Go(func() {
+		if err := watcher.Run(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("manifests are no longer watched", "err", err)
+		}
+	})
+	return g, nil
+}
+
+func nicKind(attach string) string {
+	if attach == "auto" {
+		return ""
+	}
+	return attach
+}
+
+func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
+	mac := macOf(own.node)
+	g.plane, err = stack.New(stack.Config{
+		GatewayMAC: mac, GatewayAddrs: own.node, LocalAddrs: own.all(),
+		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.local, err = local.New(local.Config{
+		Addrs: own.all(), MAC: macOf(own.dns), GatewayMAC: mac, MTU: g.cfg.MTU, Log: g.log,
+		EgressOff: g.cfg.Egress == "none",
+	})
+	if err != nil {
+		return err
+	}
+	g.wg.Go(func() { g.fatal("data path", g.plane.Run(ctx)) })
+	_, err = g.plane.Attach(stack.PortSpec{Name: "local", MAC: macOf(own.dns), Addrs: own.all(), MTU: g.cfg.MTU, Local: true}, g.local.Device())
+	return err
+}
+
+// startServers makes DNS listen in the local stack, and the front door on the host.
+func (g *gateway) startServers(own addrs) error {
+	upstreams := g.cfg.Upstreams
+	if len(upstreams) == 0 {
+		upstreams = hostResolvers("/etc/resolv.conf")
+	}
+	g.dns = dns.NewServer(g.dnsConfig(upstreams))
+	for _, a := range own.dns {
+		pc, err := g.local.ListenUDP(netip.AddrPortFrom(a, 53))
+		if err != nil {
+			return fmt.Errorf("dns: %w", err)
+		}
+		ln, err := g.local.ListenTCP(netip.AddrPortFrom(a, 53))
+		if err != nil {
+			return fmt.Errorf("dns: %w", err)
+		}
+		g.wg.Go(func() { g.fatal("dns", g.dns.ServeUDP(pc)) })
+		g.wg.Go(func() { g.fatal("dns", g.dns.ServeTCP(ln)) })
+	}
+	g.front = ingress.NewServer(g.ingressConfig(own))
+	for _, l := range []struct {
+		at    netip.AddrPort
+		key   string
+		what  string
+		serve func(net.Listener) error
+	}{{g.cfg.IngressHTTP, "ingress.http", "Ingress (HTTP)", g.front.Serve}, {g.cfg.IngressHTTPS, "ingress.https", "Ingress (HTTPS)", g.front.ServeTLS}} {
+		if !l.at.IsValid() {
+			continue
+		}
+		ln, err := net.Listen("tcp", l.at.String())
+		if err != nil {
+			return fmt.Errorf("%s: cannot listen on %s: %w; choose another with --set %s=ADDR:PORT, or none with --set %s=", l.what, l.at, cause(err), l.key, l.key)
+		}
+		g.listeners = append(g.listeners, control.Listener{Address: ln.Addr().String() + "/tcp", For: l.what})
+		g.wg.Go(func() { g.fatal(l.what, l.serve(ln)) })
+	}
+	return nil
+}
+
+// cause is the innermost error: "address already in use".
+func cause(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
+	return dns.Config{
+		Domain: g.cfg.Kube.ClusterDomain, PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs,
+		TTL: time.Duration(g.cfg.DNSTTL) * time.Second, Upstreams: upstreams, Log: g.log,
+	}
+}
+
+func (g *gateway) ingressConfig(own addrs) ingress.Config {
+	return ingress.Config{Dial: g.dialFrom(own.ingress), Log: g.log}
+}
+
+// dialFrom dials into the cluster with one of the gateway's own addresses.
+func (g *gateway) dialFrom(from []netip.Addr) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		to, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range from {
+			if a.Is4() == to.Addr().Is4() {
+				return g.local.DialTCP(ctx, netip.AddrPortFrom(a, 0), to)
+			}
+		}
+		return nil, fmt.Errorf("dial %s: no address of that family", addr)
+	}
+}
+
+// dnsService is where pods find DNS: the ClusterIPs of kube-system/kube-dns.
+func (g *gateway) dnsService() (out []netip.Addr) {
+	svc := g.store.State().Services[kube.Name{Namespace: "kube-system", Name: "kube-dns"}]
+	if svc == nil {
+		return nil
+	}
+	for _, ip := range svc.Spec.ClusterIPs {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// macOf is the MAC of an interface with these addresses: 0a:58 and the four
+// bytes of its IPv4 address, or the last four of its IPv6 address.
+func macOf(ips []netip.Addr) packet.MAC {
+	m := packet.MAC{0x0a, 0x58}
+	for _, a := range ips {
+		b := a.As16()
+		copy(m[2:], b[12:])
+		if a.Is4() {
+			break
+		}
+	}
+	return m
+}
+
+// attach makes the data path know a pod.
+func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
+	name := kube.Name{Namespace: p.Namespace, Name: p.Name}
+	dev, err := openNIC(nic, name)
+	if err != nil {
+		return fmt.Errorf("attach %s: %w", name, err)
+	}
+	var ips []netip.Addr
+	for _, ip := range p.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil {
+			ips = append(ips, a)
+		}
+	}
+	id, err := g.plane.Attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: nic.MAC, Addrs: ips, MTU: nic.MTU}, dev)
+	if err != nil {
+		dev.Close()
+		return fmt.Errorf("attach %s: %w", name, err)
+	}
+	g.mu.Lock()
+	g.ports[name], g.nicKind = id, nic.Kind
+	g.mu.Unlock()
+	g.changed.Broadcast()
+	return nil
+}
+
+func openNIC(nic pod.NIC, name kube.Name) (link.Device, error) {
+	if nic.Kind == pod.TAP {
+		return link.OpenTAPFD(nic.FD, name.String())
+	}
+	return link.OpenVethFD(nic.FD, name.String())
+}
+
+func (g *gateway) detach(name kube.Name) {
+	g.mu.Lock()
+	id, ok := g.ports[name]
+	delete(g.ports, name)
+	g.mu.Unlock()
+	if ok {
+		if err := g.plane.Detach(id); err != nil {
+			g.log.Error("detach", "pod", name, "err", err)
+		}
+	}
+}
+
+// compileLoop follows the store until ctx ends.
+func (g *gateway) compileLoop(ctx context.Context) {
+	tick, cancel := g.store.Subscribe()
+	defer cancel()
+	for {
+		g.compile(g.store.State())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		}
+	}
+}
+
+// compile turns a state into tables and publishes them: the data path before
+// names and routes that would lead to it.
+func (g *gateway) compile(st *kube.State) {
+	g.mu.Lock()
+	prev := g.compiled
+	g.mu.Unlock()
+	if prev.state == st {
+		return
+	}
+	own := ownAddrs(g.cfg.Kube.PodCIDRs)
+	next := tables{state: st}
+	var problems [3][]kube.Problem
+	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{NodeName: g.cfg.Kube.NodeName, NodeAddrs: own.node, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs})
+	next.policies, problems[1] = policy.Compile(prev.policies, st, policy.Config{NodeAddrs: own.node})
+	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
+	next.zone = dns.Compile(prev.zone, st, g.dnsConfig(nil))
+	g.dns.SetZone(next.zone)
+	next.routes, problems[2] = ingress.Compile(prev.routes, st, g.ingressConfig(own))
+	g.front.SetRoutes(next.routes)
+	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2])
+	published := g.publish(next.services)
+	g.pods.Sync(st)
+
+	for _, p := range next.problems {
+		if !slices.Contains(prev.problems, p) {
+			g.log.Warn("problem", "of", p.String())
+		}
+	}
+	g.mu.Lock()
+	g.compiled = next
+	g.listeners = append(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isIngress(l) }), published...)
+	g.mu.Unlock()
+	g.changed.Broadcast()
+}
+
+func isIngress(l control.Listener) bool {
+	return l.For == "Ingress (HTTP)" || l.For == "Ingress (HTTPS)"
+}
+
+// enforce waits until the data path has taken everything that the store holds now.
+func (g *gateway) enforce(ctx context.Context) error {
+	want := g.store.State().Generation
+	return g.await(ctx, func() bool { return g.compiled.state != nil && g.compiled.state.Generation >= want })
+}
+
+// await waits, g.mu held while cond is asked, until cond or the end of ctx.
+func (g *gateway) await(ctx context.Context, cond func() bool) error {
+	stop := context.AfterFunc(ctx, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.changed.Broadcast()
+	})
+	defer stop()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for !cond() {
+		if g.failed != nil {
+			return g.failed
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		g.changed.Wait()
+	}
+	return nil
+}
+
+// publish makes the host listen for node ports, load balancers and host ports.
+func (g *gateway) publish(t *nat.Table) []control.Listener {
+	var pubs []local.Publication
+	var out []control.Listener
+	for _, p := range t.Published() {
+		what := fmt.Sprintf("Service %s", p.Service)
+		if p.Service == (kube.Name{}) {
+			what = fmt.Sprintf("Pod %s", p.Pod)
+		}
+		if p.Name != "" {
+			what += " port " + p.Name
+		}
+		host := p.HostIP
+		if host.IsLoopback() && host.Is4() {
+			host = g.cfg.PublishAddr
+		}
+		pubs = append(pubs, local.Publication{Proto: p.Proto, HostAddr: netip.AddrPortFrom(host, p.Port), Target: p.Target, Name: what})
+		out = append(out, control.Listener{Address: fmt.Sprintf("%s/%s", netip.AddrPortFrom(host, p.Port), protoName(p.Proto)), For: what})
+	}
+	g.local.Publish(pubs)
+	return out
+}
+
+// forbiddenPrefixes are what pods may not reach outside the cluster: the host
+// itself and what only the host should see.
+func (g *gateway) forbiddenPrefixes() (out []netip.Prefix) {
+	for _, s := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/128", "::1/128", "fe80::/10", "ff00::/8", "fd00:ec2::254/128"} {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		g.log.Error("cannot list the host's addresses", "err", err)
+	}
+	for _, a := range own {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && !slices.ContainsFunc(out, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) }) {
+				out = append(out, netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()))
+			}
+		}
+	}
+	return slices.DeleteFunc(out, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(g.cfg.EgressAllow, func(a netip.Prefix) bool { return a.Bits() <= p.Bits() && a.Contains(p.Addr()) })
+	})
+}
+
+func protoName(p packet.Proto) string {
+	switch p {
+	case packet.TCP:
+		return "tcp"
+	case packet.UDP:
+		return "udp"
+	}
+	return "sctp"
+}
+
+// fatal ends the instance because a part of it ended by itself.
+func (g *gateway) fatal(what string, err error) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return
+	}
+	g.log.Error("cannot go on", "part", what, "err", err)
+	g.mu.Lock()
+	if g.failed == nil {
+		g.failed = fmt.Errorf("%s: %w", what, err)
+	}
+	g.mu.Unlock()
+	g.changed.Broadcast()
+	g.shutdown()
+}
+
+// shutdown asks for the teardown; stop does it.
+func (g *gateway) shutdown() { g.once.Do(func() { close(g.quit) }) }
+
+// stop takes everything down, in the reverse order of start.
+func (g *gateway) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if g.front != nil {
+		g.front.Shutdown(ctx)
+	}
+	if g.pods != nil {
+		g.pods.Close()
+	}
+	if g.dns != nil {
+		g.dns.Shutdown(ctx)
+	}
+	g.cancel()
+	if g.control != nil {
+		g.control.Close()
+	}
+	g.wg.Wait()
+	if g.local != nil {
+		g.local.Close()
+	}
+	g.lock.release()
+}
+
+// podCount says how many pods that run processes there are, and how many are ready.
+func podCount(st *kube.State) control.PodCount {
+	var n control.PodCount
+	for _, p := range st.Pods {
+		if kube.IsLocal(p) {
+			continue
+		}
+		n.Total++
+		if kube.IsReady(p) {
+			n.Ready++
+		}
+	}
+	return n
+}
+
+// hostResolvers are the servers that a resolv.conf names.
+func hostResolvers(file string) (out []netip.AddrPort) {
+	c, err := mdns.ClientConfigFromFile(file)
+	if err != nil {
+		return nil
+	}
+	for _, s := range c.Servers {
+		if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, netip.AddrPortFrom(a, 53))
+		}
+	}
+	return out
+}

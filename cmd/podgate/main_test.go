@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"podgate/pod"
+	"podgate/stack/link/nstest"
+)
+
+// TestMain makes this binary podgate itself wherever it is started under that
+// name, as keeper or by the tests; the tests run in a network namespace of
+// their own.
+func TestMain(m *testing.M) {
+	if pod.IsKeeper() {
+		os.Exit(pod.KeeperMain())
+	}
+	if filepath.Base(os.Args[0]) == "podgate" {
+		os.Exit(run(os.Args[1:]))
+	}
+	nstest.Main(m)
+}
+
+// shell is a place to type commands in: podgate on the PATH, instances in a
+// folder of its own.
+type shell struct {
+	t   *testing.T
+	env []string
+	dir string // working directory
+}
+
+func newShell(t *testing.T) *shell {
+	t.Helper()
+	bin, runtime := t.TempDir(), shortTempDir(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(bin, "podgate")); err != nil {
+		t.Fatal(err)
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &shell{t, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "XDG_RUNTIME_DIR="+runtime), root}
+}
+
+// in is the same shell, failing another test.
+func (s *shell) in(t *testing.T) *shell { return &shell{t, s.env, s.dir} }
+
+// shortTempDir is short enough for a unix socket's path.
+func shortTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// result is what a command left behind.
+type result struct {
+	code        int
+	out, errOut string
+}
+
+// run runs a command line and returns how it ended; 30 s are given to it.
+func (s *shell) run(line string) result { return s.runWith(line, "") }
+
+func (s *shell) runWith(line, stdin string) result {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", line)
+	cmd.Env, cmd.Dir = s.env, s.dir
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		s.t.Fatalf("%s: %v", line, err)
+	}
+	if ctx.Err() != nil {
+		s.t.Errorf("%s: still running after 30 s\n%s%s", line, &out, &errOut)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), errOut.String()}
+}
+
+// must runs a command line that has to succeed and returns its output.
+func (s *shell) must(line string) string {
+	s.t.Helper()
+	r := s.run(line)
+	if r.code != 0 {
+		s.t.Fatalf("%s: exit code %d\n%s%s", line, r.code, r.out, r.errOut)
+	}
+	return r.out
+}
+
+// up starts an instance and takes it down with the test.
+func (s *shell) up(args string) {
+	s.t.Helper()
+	s.t.Cleanup(func() {
+		if r := s.run("podgate status -o json"); r.code == 0 {
+			s.must("podgate down")
+		}
+	})
+	s.must("podgate up --detach " + args)
+}
+
+func write(t *testing.T, name, data string) string {
+	t.Helper()
+	f := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(f, []byte(data), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}

@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"podgate/control"
+	"podgate/kube"
+	"podgate/pod"
+	"podgate/stack"
+	"podgate/stack/packet"
+)
+
+// verbs are what the control socket offers of g.
+func (g *gateway) verbs() control.Verbs {
+	return control.Verbs{
+		Status: g.status,
+		Apply: func(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
+			return g.change(ctx, q, g.store.Apply)
+		},
+		Delete: func(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
+			return g.change(ctx, q, g.store.Delete)
+		},
+		Get:      g.get,
+		Trace:    g.trace,
+		Flows:    g.flows,
+		Exec:     g.exec,
+		Logs:     g.logs,
+		Shutdown: g.shutdown,
+	}
+}
+
+// change applies or deletes, and returns once the data path enforces it.
+func (g *gateway) change(ctx context.Context, q control.ApplyRequest, do func([]kube.Object) []kube.Change) (control.ApplyResult, error) {
+	var res control.ApplyResult
+	var objs []kube.Object
+	for _, f := range q.Files {
+		m, problems := kube.LoadBytes(f.Name, []byte(f.Data))
+		for _, p := range problems {
+			res.Changes = append(res.Changes, control.Change{Text: p.String(), Error: p.Severity == kube.Error})
+		}
+		objs = append(objs, m.Objects...)
+	}
+	for _, c := range do(objs) {
+		if c.Action != kube.Rejected && c.Action != kube.NotFound {
+			res.Changes = append(res.Changes, control.Change{Text: c.String()})
+			continue
+		}
+		for _, p := range c.Problems {
+			res.Changes = append(res.Changes, control.Change{Text: p.String(), Error: true})
+		}
+		if len(c.Problems) == 0 {
+			res.Changes = append(res.Changes, control.Change{Text: c.String(), Error: true})
+		}
+	}
+	return res, g.enforce(ctx)
+}
+
+func (g *gateway) status() control.Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := control.Status{
+		Instance: g.name, Version: version(), PID: os.Getpid(), Started: g.started, Rootless: os.Getuid() != 0, Attach: g.nicKind,
+		Listeners: slices.Clone(g.listeners), Counters: map[string]uint64{}, Resident: residentBytes(), Flows: len(g.plane.Flows()),
+	}
+	for k, v := range g.plane.Counters() {
+		if v > 0 {
+			st.Counters[k] = v
+		}
+	}
+	if s := g.compiled.state; s != nil {
+		st.Pods, st.Services = podCount(s), len(s.Services)
+	}
+	for _, p := range g.compiled.problems {
+		st.Problems = append(st.Problems, p.String())
+	}
+	return st
+}
+
+// residentBytes is this process's resident memory, 0 if /proc does not tell.
+func residentBytes() int64 {
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(data))
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}
+
+func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
+	st := g.store.State()
+	var items []any
+	switch q.Kind {
+	case "pods":
+		items = pick(st.Pods, q)
+	case "services":
+		items = pick(st.Services, q)
+	case "endpointslices":
+		items = pick(st.EndpointSlices, q)
+	case "ingresses":
+		items = pick(st.Ingresses, q)
+	case "networkpolicies":
+		items = pick(st.NetworkPolicies, q)
+	case "namespaces":
+		for _, name := range slices.Sorted(maps.Keys(st.Namespaces)) {
+			if q.Name == "" || q.Name == name {
+				items = append(items, st.Namespaces[name])
+			}
+		}
+	case "flows":
+		for _, f := range g.plane.Flows() {
+			items = append(items, f)
+		}
+	case "ports":
+		for _, p := range g.plane.Ports() {
+			items = append(items, p)
+		}
+	case "routes":
+		for _, r := range g.routes() {
+			items = append(items, r)
+		}
+	default:
+		return control.GetResult{}, fmt.Errorf("the server doesn't have a resource type %q", q.Kind)
+	}
+	if q.Name != "" && len(items) == 0 {
+		return control.GetResult{}, fmt.Errorf("Error from server (NotFound): %s %q not found", q.Kind, q.Name)
+	}
+	var res control.GetResult
+	for _, item := range items {
+		raw, err := encode(q.Kind, item)
+		if err != nil {
+			return res, err
+		}
+		res.Items = append(res.Items, raw)
+	}
+	return res, nil
+}
+
+// encode writes an object with the kind and apiVersion that Go's types leave out.
+func encode(plural string, item any) (json.RawMessage, error) {
+	raw, err := json.Marshal(item)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == plural })
+	if kinds[i].apiKind == "" {
+		return raw, nil
+	}
+	var o map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &o); err != nil {
+		return nil, err
+	}
+	o["kind"], _ = json.Marshal(kinds[i].apiKind)
+	o["apiVersion"], _ = json.Marshal(kinds[i].apiVersion)
+	return json.Marshal(o)
+}
+
+func pick[T any](m map[kube.Name]T, q control.GetRequest) (out []any) {
+	for _, n := range sortedNames(m) {
+		if (q.Namespace == "" || q.Namespace == n.Namespace) && (q.Name == "" || q.Name == n.Name) {
+			out = append(out, m[n])
+		}
+	}
+	return out
+}
+
+func sortedNames[T any](m map[kube.Name]T) []kube.Name {
+	return slices.SortedFunc(maps.Keys(m), func(a, b kube.Name) int { return strings.Compare(a.String(), b.String()) })
+}
+
+// routeRecord is one line of `get routes`: where packets for a range go.
+type routeRecord struct {
+	Destination string `json:"destination"`
+	Via         string `json:"via"`
+	Note        string `json:"note,omitempty"`
+}
+
+func (g *gateway) routes() (out []routeRecord) {
+	for _, p := range g.cfg.Kube.PodCIDRs {
+		out = append(out, routeRecord{p.String(), "pods", "switched: one segment"})
+	}
+	for _, a := range ownAddrs(g.cfg.Kube.PodCIDRs).all() {
+		out = append(out, routeRecord{netip.PrefixFrom(a, a.BitLen()).String(), "local", "the gateway's own"})
+	}
+	for _, p := range g.cfg.Kube.ServiceCIDRs {
+		out = append(out, routeRecord{p.String(), "services", "translated to an endpoint"})
+	}
+	for _, p := range g.forbiddenPrefixes() {
+		out = append(out, routeRecord{p.String(), "reject", "egress forbidden"})
+	}
+	for _, d := range []string{"0.0.0.0/0", "::/0"} {
+		r := routeRecord{d, "local", "egress by sockets"}
+		if g.cfg.Egress == "none" {
+			r = routeRecord{d, "reject", "egress.mode is none"}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (g *gateway) flows(q control.FlowsRequest) (any, error) {
+	if q.Dropped {
+		out := []stack.DropRecord{}
+		for _, d := range g.plane.Drops(1000) {
+			if q.Pod == "" || d.SrcPod == q.Pod || d.DstPod == q.Pod {
+				out = append(out, d)
+			}
+		}
+		return out, nil
+	}
+	out := []stack.FlowRecord{}
+	for _, f := range g.plane.Flows() {
+		if q.Pod == "" || f.SrcPod == q.Pod || f.DstPod == q.Pod {
+			out = append(out, f)
+		}
+	}
+	return out, nil
+}
+
+// findPod looks a pod up as kubectl words it when it is not there.
+func findPod(st *kube.State, namespace, name string) (*corev1.Pod, error) {
+	p := st.Pods[kube.Name{Namespace: namespace, Name: name}]
+	if p == nil {
+		return nil, fmt.Errorf("pods %q not found in namespace %q", name, namespace)
+	}
+	return p, nil
+}
+
+func (g *gateway) exec(ctx context.Context, q control.ExecRequest, files []*os.File) (int, error) {
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	p, err := findPod(g.store.State(), q.Namespace, q.Pod)
+	if err != nil {
+		return 1, err
+	}
+	if kube.IsLocal(p) {
+		return 1, fmt.Errorf("pod %s/%s is part of the gateway itself: nothing can be run in it", q.Namespace, q.Pod)
+	}
+	return g.pods.Exec(ctx, pod.ExecRequest{
+		Pod: kube.Name{Namespace: q.Namespace, Name: q.Pod}, Container: q.Container, Command: q.Command,
+		Files: files, TTY: q.TTY, Rows: q.Rows, Cols: q.Cols, Term: q.Term,
+	})
+}
+
+func (g *gateway) logs(_ context.Context, q control.LogsRequest) (io.ReadCloser, error) {
+	if _, err := findPod(g.store.State(), q.Namespace, q.Pod); err != nil {
+		return nil, err
+	}
+	if q.Tail == 0 {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return g.pods.Logs(kube.Name{Namespace: q.Namespace, Name: q.Pod}, q.Container, pod.LogOptions{Follow: q.Follow, Previous: q.Previous, Tail: max(q.Tail, 0)})
+}
+
+func (g *gateway) trace(q control.TraceRequest) (any, error) {
+	st := g.store.State()
+	p, err := findPod(st, q.Namespace, q.Pod)
+	if err != nil {
+		return nil, err
+	}
+	proto, ok := map[string]packet.Proto{"tcp": packet.TCP, "udp": packet.UDP, "sctp": packet.SCTP, "icmp": packet.ICMP}[q.Proto]
+	if !ok {
+		return nil, fmt.Errorf("%q is none of tcp, udp, sctp, icmp", q.Proto)
+	}
+	dst, note, err := resolveTarget(st, g.cfg.Kube.ClusterDomain, q.Namespace, q.Target, podFamilies(p))
+	if err != nil {
+		return nil, err
+	}
+	res := g.plane.Trace(stack.TraceQuery{Pod: kube.Name{Namespace: p.Namespace, Name: p.Name}, Dst: dst, Proto: proto, DstPort: q.Port})
+	if note != "" {
+		res.Stages = slices.Insert(res.Stages, 0, stack.TraceStage{Stage: "name", Text: note})
+	}
+	return res, nil
+}
+
+// podFamilies lists a pod's addresses: they say which families it can speak.
+func podFamilies(p *corev1.Pod) (out []netip.Addr) {
+	for _, ip := range p.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// resolveTarget turns what a person types into an address: an address, a Service
+// or pod by the names that DNS gives them, or the plain name of a pod.
+func resolveTarget(st *kube.State, domain, namespace, target string, speak []netip.Addr) (netip.Addr, string, error) {
+	if a, err := netip.ParseAddr(target); err == nil {
+		return a, "", nil
+	}
+	usable := func(ips []string) (netip.Addr, bool) {
+		for _, own := range speak {
+			for _, ip := range ips {
+				if a, err := netip.ParseAddr(ip); err == nil && a.Is4() == own.Is4() {
+					return a, true
+				}
+			}
+		}
+		return netip.Addr{}, false
+	}
+	name := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(target, "."), "."+domain), ".svc")
+	host, ns, cut := strings.Cut(name, ".")
+	if !cut {
+		ns = namespace
+	}
+	n := kube.Name{Namespace: ns, Name: host}
+	if svc := st.Services[n]; svc != nil && svc.Spec.ClusterIP != corev1.ClusterIPNone {
+		if a, ok := usable(svc.Spec.ClusterIPs); ok {
+			return a, fmt.Sprintf("%s is Service %s, %s", target, n, a), nil
+		}
+		return netip.Addr{}, "", fmt.Errorf("Service %s has no address of a family that the pod speaks", n)
+	}
+	if svc := st.Services[n]; svc != nil {
+		for _, sn := range sortedNames(st.EndpointSlices) {
+			s := st.EndpointSlices[sn]
+			if sn.Namespace != ns || s.Labels["kubernetes.io/service-name"] != host {
+				continue
+			}
+			for _, e := range s.Endpoints {
+				if a, ok := usable(e.Addresses); ok && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
+					return a, fmt.Sprintf("%s is headless Service %s; its first ready endpoint is %s", target, n, a), nil
+				}
+			}
+		}
+		return netip.Addr{}, "", fmt.Errorf("headless Service %s has no ready endpoint", n)
+	}
+	if p := st.Pods[n]; p != nil {
+		var ips []string
+		for _, ip := range p.Status.PodIPs {
+			ips = append(ips, ip.IP)
+		}
+		if a, ok := usable(ips); ok {
+			return a, fmt.Sprintf("%s is pod %s, %s", target, n, a), nil
+		}
+	}
+	return netip.Addr{}, "", fmt.Errorf("%q is neither an address nor a Service or pod of the cluster (seen from namespace %s)", target, namespace)
+}
