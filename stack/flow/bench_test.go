@@ -40,6 +40,33 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
+// BenchmarkHitWarm is BenchmarkHit in batches that are warmed first.
+func BenchmarkHitWarm(b *testing.B) {
+	for _, n := range []int{1, 10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			table, keys := filled(b, n)
+			var hashes [MaxWarm]uint64
+			for len(keys)%MaxWarm != 0 {
+				keys = append(keys, keys...)
+			}
+			i := 0
+			for b.Loop() {
+				if i%MaxWarm == 0 {
+					for j := range hashes {
+						hashes[j] = table.Hash(&keys[i+j])
+					}
+					table.Warm(hashes[:])
+				}
+				f, l := table.LookupHash(&keys[i], hashes[i%MaxWarm], 1)
+				table.Hit(f, l, packet.ACK, 1500, 1)
+				if i++; i == len(keys) {
+					i = 0
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkMiss is what a packet without a flow costs before it is decided.
 func BenchmarkMiss(b *testing.B) {
 	table, keys := filled(b, 100_000)
@@ -55,8 +82,9 @@ func BenchmarkMiss(b *testing.B) {
 
 func BenchmarkInsertRemove(b *testing.B) {
 	table, _ := filled(b, 100_000)
-	table.cfg.MaxFlows++
-	o, r := legs(packet.UDP, 1, 1)
+	table.cfg.MaxFlows *= 2
+	table.portLimit *= 2
+	o, r := legs(packet.UDP, 3, 1)
 	for b.Loop() {
 		f, _ := table.Insert(&o, &r, 0)
 		table.Remove(f)

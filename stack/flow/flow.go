@@ -24,9 +24,9 @@ type Leg struct {
 // Flow is a conversation: both its legs, and how far it has come. It lives in
 // its Table's memory: a *Flow or *Leg is good until the flow is removed, which
 // Insert (by eviction), Lookup (by expiry) and Sweep may do too, and is then
-// used again for another. It has no pointers, so that the garbage collector
-// does not look at a million of them; what the owner wants to remember
-// besides is in Table.Deps.
+// used again for another; after its Table is gone it must not be touched. It has
+// no pointers and the garbage collector does not know of it; what the owner
+// wants to remember besides is in Table.Deps.
 type Flow struct {
 	Orig, Reply Leg
 	// LastSeen is when the last packet of either leg passed, Created when the

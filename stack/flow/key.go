@@ -15,3 +15,9 @@ type Key struct {
 func (k *Key) Hash(seed uint64) uint64 {
 	return k.Tuple.Hash(seed + uint64(k.Port)*0x9e3779b97f4a7c15)
 }
+
+// is compares keys word by word.
+func (k *Key) is(o *Key) bool {
+	return k.Src == o.Src && k.Dst == o.Dst && k.SrcPort == o.SrcPort && k.DstPort == o.DstPort &&
+		k.Proto == o.Proto && k.Port == o.Port
+}

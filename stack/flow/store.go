@@ -1,124 +1,150 @@
 package flow
 
-import "math/bits"
+import (
+	"math/bits"
+	"unsafe"
+)
 
-// chunkLen is how many flows are allocated together.
-const chunkLen = 256
+const (
+	// regionLen is how many flows fill whole huge pages: what can be given
+	// back to the kernel.
+	regionLen = 5 * hugePage / int(unsafe.Sizeof(Flow{}))
+	// depsLen is how many dependencies are allocated together.
+	depsLen = 256
+)
 
-// store owns the memory of flows. Ids start at 1; id i is flow (i-1)%chunkLen
-// of chunk (i-1)/chunkLen.
+// store owns the places of flows. A flow's id is its index in flows; 0 is never
+// used. The lowest free place is taken first, so that after a flood the high
+// regions empty.
 type store struct {
-	chunks []chunk
-	// space has a bit for each chunk that has a free place.
-	space []uint64
-	live  int
-	// spare is an empty chunk kept for the next need, so that a table at a
-	// chunk's edge does not allocate and release it over and over.
-	spare chunk
+	memory []byte // what flows lie in, for release
+	flows  []Flow
+	// used has a bit for each live flow, full one for each word of used that
+	// has no free place.
+	used, full []uint64
+	// lowest is at or before the first word of full that is not all ones.
+	lowest int
+	live   int
+	// regions is how many flows are live in each region, and whether it was
+	// touched since it was last given back.
+	regions []region
+	// deps are apart from the flows because they have pointers; nil where no
+	// flow ever had any.
+	deps []*[depsLen]any
 }
 
-// chunk is chunkLen flows, and apart from them, because they alone have
-// pointers, their dependencies. A chunk that was given back is zero.
-type chunk struct {
-	flows *[chunkLen]Flow
-	deps  *[chunkLen]any
-	live  int
-	// used has a bit for each flow that is live.
-	used [chunkLen / 64]uint64
+type region struct {
+	live    int
+	touched bool
 }
 
-func (s *store) at(id uint32) *Flow {
-	return &s.chunks[(id-1)/chunkLen].flows[(id-1)%chunkLen]
+func (s *store) init(maxFlows int) {
+	n := (maxFlows + regionLen) / regionLen * regionLen // with room for id 0
+	s.memory, s.flows = reserve(n)
+	s.used = make([]uint64, n/64)
+	s.full = make([]uint64, n/64/64)
+	s.regions = make([]region, n/regionLen)
+	s.deps = make([]*[depsLen]any, n/depsLen)
+	s.used[0] = 1
 }
 
-func (s *store) deps(id uint32) *any {
-	return &s.chunks[(id-1)/chunkLen].deps[(id-1)%chunkLen]
-}
+func (s *store) at(id uint32) *Flow { return &s.flows[id] }
 
-// take is a zero flow with an id, from the lowest chunk that has one.
+// take is a zero flow with an id. There is room: the caller has counted.
 func (s *store) take() *Flow {
-	n := s.lowest()
-	c := &s.chunks[n]
-	if c.flows == nil {
-		*c = s.fresh()
+	for s.full[s.lowest] == ^uint64(0) {
+		s.lowest++
 	}
-	i := 0
-	for c.used[i>>6] == ^uint64(0) {
-		i += 64
+	w := s.lowest<<6 + bits.TrailingZeros64(^s.full[s.lowest])
+	id := w<<6 + bits.TrailingZeros64(^s.used[w])
+	s.used[w] |= 1 << (id & 63)
+	if s.used[w] == ^uint64(0) {
+		s.full[w>>6] |= 1 << (w & 63)
 	}
-	i += bits.TrailingZeros64(^c.used[i>>6])
-	c.used[i>>6] |= 1 << (i & 63)
-	if c.live++; c.live == chunkLen {
-		s.space[n>>6] &^= 1 << (n & 63)
-	}
+	r := &s.regions[id/regionLen]
+	r.live++
+	r.touched = true
 	s.live++
-	f := &c.flows[i]
-	f.id = uint32(n*chunkLen + i + 1)
+	f := &s.flows[id]
+	f.id = uint32(id)
 	return f
-}
-
-// lowest is the first chunk with a free place, a new one if none has.
-func (s *store) lowest() int {
-	for w, b := range s.space {
-		if b != 0 {
-			return w<<6 + bits.TrailingZeros64(b)
-		}
-	}
-	n := len(s.chunks)
-	s.chunks = append(s.chunks, chunk{})
-	if n>>6 == len(s.space) {
-		s.space = append(s.space, 0)
-	}
-	s.space[n>>6] |= 1 << (n & 63)
-	return n
-}
-
-func (s *store) fresh() chunk {
-	if c := s.spare; c.flows != nil {
-		s.spare = chunk{}
-		return c
-	}
-	return chunk{flows: new([chunkLen]Flow), deps: new([chunkLen]any)}
 }
 
 // give takes f back.
 func (s *store) give(f *Flow) {
-	n, i := int(f.id-1)/chunkLen, (f.id-1)%chunkLen
-	c := &s.chunks[n]
+	id := int(f.id)
 	*f = Flow{}
-	c.deps[i] = nil
-	c.used[i>>6] &^= 1 << (i & 63)
-	s.space[n>>6] |= 1 << (n & 63)
-	s.live--
-	if c.live--; c.live == 0 {
-		s.spare, *c = *c, chunk{}
+	if d := s.deps[id/depsLen]; d != nil {
+		d[id%depsLen] = nil
 	}
+	w := id >> 6
+	s.used[w] &^= 1 << (id & 63)
+	s.full[w>>6] &^= 1 << (w & 63)
+	s.lowest = min(s.lowest, w>>6)
+	s.regions[id/regionLen].live--
+	s.live--
+}
+
+// trim gives back what no flow is in.
+func (s *store) trim() {
+	for i := range s.regions {
+		r := &s.regions[i]
+		if r.live != 0 || !r.touched {
+			continue
+		}
+		r.touched = false
+		if s.memory != nil {
+			giveBack(s.flows[i*regionLen : (i+1)*regionLen])
+		}
+		clear(s.deps[i*regionLen/depsLen : (i+1)*regionLen/depsLen])
+	}
+}
+
+// Deps is what the owner's decision about f rested on, as SetDeps was told.
+func (t *Table) Deps(f *Flow) any {
+	if d := t.store.deps[f.id/depsLen]; d != nil {
+		return d[f.id%depsLen]
+	}
+	return nil
+}
+
+// SetDeps remembers d with f until f is removed. It is kept apart from the
+// flow, because a hit does not need it.
+func (t *Table) SetDeps(f *Flow, d any) {
+	at := &t.store.deps[f.id/depsLen]
+	if *at == nil {
+		*at = new([depsLen]any)
+	}
+	(*at)[f.id%depsLen] = d
 }
 
 // Cursor is a place in a walk over all flows; 0 is the start.
 type Cursor uint32
 
-// Scan visits the flows in up to n places from c on and returns where to go on:
-// 0 after the last. visit may remove any flow and insert others: flows that are
-// there from a walk's start to its end are visited once, others at most once.
+// Scan visits the flows in up to n places from c on, where 64 places without a
+// flow count as one, and returns where to go on: 0 after the last. visit may
+// remove any flow and insert others: flows that are there from a walk's start to
+// its end are visited once, others at most once.
 func (t *Table) Scan(c Cursor, n int, visit func(*Flow)) Cursor {
-	for ; n > 0; n-- {
-		at := int(c) / chunkLen
-		if at >= len(t.store.chunks) {
-			return 0
+	s := &t.store
+	for at := max(int(c), 1); at < len(s.flows); n-- {
+		if n <= 0 {
+			return Cursor(at)
 		}
-		k := &t.store.chunks[at]
-		if k.live == 0 {
-			c = Cursor(at+1) * chunkLen
+		if at%regionLen == 0 && s.regions[at/regionLen].live == 0 {
+			at += regionLen
 			continue
 		}
-		i := c % chunkLen
-		c++
-		if k.used[i>>6]&(1<<(i&63)) != 0 {
-			visit(&k.flows[i])
+		left := s.used[at>>6] >> (at & 63)
+		if left == 0 {
+			at = (at | 63) + 1
+			continue
 		}
+		at += bits.TrailingZeros64(left)
+		visit(&s.flows[at])
+		at++
 	}
-	return c
+	return 0
 }
 
 // All is every flow; the loop's body may remove any and insert others.
@@ -138,7 +164,8 @@ func (t *Table) All() func(yield func(*Flow) bool) {
 // places it removes the flows whose time is up and shows the others to visit
 // (nil: to nobody), which may remove what it is shown and nothing else. It
 // returns how many timed out. Called with n a few times the number of frames of
-// a batch it keeps memory bounded without a pause that anyone notices.
+// a batch it keeps memory bounded without a pause that anyone notices. After
+// each round memory that nobody uses goes back to the kernel.
 func (t *Table) Sweep(now int64, n int, visit func(*Flow)) (timedOut int) {
 	t.cursor = t.Scan(t.cursor, n, func(f *Flow) {
 		switch {
@@ -149,5 +176,8 @@ func (t *Table) Sweep(now int64, n int, visit func(*Flow)) (timedOut int) {
 			visit(f)
 		}
 	})
+	if t.cursor == 0 {
+		t.store.trim()
+	}
 	return timedOut
 }

@@ -2,20 +2,21 @@ package flow
 
 import (
 	"math/rand/v2"
+	"runtime"
 
 	"podgate/stack/packet"
 )
 
-// Theory of operation. Flows live in chunks of chunkLen, never move and have no
-// pointers; a flow's id is its place. An index finds legs: an open-addressing
-// hash table whose slots hold 32 bits of hash and a reference (id and leg), so
-// that probing and growing read the index alone, and a hit costs one line of
-// the index and the three lines of leg and flow. The index is cut into
-// numSegments by the hash's high bits and each grows on its own: no packet waits
-// for a million entries to be moved.
+// Theory of operation. Flows live in one array, never move and have no pointers;
+// a flow's id is its place. An index finds legs: an open-addressing hash table
+// whose slots hold 32 bits of hash and a reference (id and leg), so that probing
+// and growing read the index alone, and a hit costs one line of the index and
+// the three lines of leg and flow. The index is cut into numSegments by the
+// hash's high bits and each grows on its own: no packet waits for a million
+// entries to be moved.
 //
-// A free place is always taken from the lowest chunk that has one, so that
-// after a flood the high chunks empty and are given back.
+// With many flows a hit is nothing but the memory it waits for: hence the
+// array outside of the heap, in huge pages (memory.go), and Warm.
 //
 // What may be evicted is in lists, oldest first, for the table and for each
 // port: an insertion into a full table takes the head of one.
@@ -24,12 +25,16 @@ import (
 // more than 4 GiB.
 const DefaultMaxFlows = 1 << 18
 
+// MaxWarm is the longest batch that Warm takes.
+const MaxWarm = 64
+
 // defaultPortShare lets one busy pod use half of the table.
 const defaultPortShare = 0.5
 
 // Config says how a Table is to behave. The zero value works.
 type Config struct {
-	// MaxFlows is how many flows the table holds; 0 is DefaultMaxFlows.
+	// MaxFlows is how many flows the table holds, at most 1<<24; 0 is
+	// DefaultMaxFlows.
 	MaxFlows int
 	// PortShare is the part of MaxFlows that flows with the same Orig.Port may
 	// take, over 0 up to 1; 0 is one half.
@@ -47,7 +52,7 @@ func (c Config) withDefaults() Config {
 	if c.MaxFlows <= 0 {
 		c.MaxFlows = DefaultMaxFlows
 	}
-	c.MaxFlows = min(c.MaxFlows, 1<<30)
+	c.MaxFlows = min(c.MaxFlows, 1<<24)
 	if c.PortShare <= 0 || c.PortShare > 1 {
 		c.PortShare = defaultPortShare
 	}
@@ -70,6 +75,7 @@ type Table struct {
 	evictable [numClasses]list
 	ports     []port // by PortID, of Orig.Port
 	cursor    Cursor // of Sweep
+	warmed    int64  // makes the reads of Warm be done
 }
 
 // port is what one attachment has in the table.
@@ -120,6 +126,8 @@ func New(cfg Config) *Table {
 		portLimit: max(1, int(float64(cfg.MaxFlows)*cfg.PortShare)),
 	}
 	t.index.init()
+	t.store.init(cfg.MaxFlows)
+	runtime.AddCleanup(t, release, t.store.memory)
 	return t
 }
 
@@ -140,12 +148,44 @@ func (t *Table) PortLen(id PortID) int {
 // Lookup finds the leg with key k and its flow, or nil. A flow whose time is up
 // is not found: it is removed on the way.
 func (t *Table) Lookup(k *Key, now int64) (*Flow, *Leg) {
-	f, l := t.find(k, k.Hash(t.cfg.Seed))
+	return t.LookupHash(k, t.Hash(k), now)
+}
+
+// Hash is what LookupHash and Warm know k by.
+func (t *Table) Hash(k *Key) uint64 { return k.Hash(t.cfg.Seed) }
+
+// LookupHash is Lookup for a key whose Hash is known.
+func (t *Table) LookupHash(k *Key, hash uint64, now int64) (*Flow, *Leg) {
+	f, l := t.find(k, hash)
 	if f != nil && f.Expired(now) {
 		t.remove(f, TimedOut)
 		return nil, nil
 	}
 	return f, l
+}
+
+// Warm reads what LookupHash of these hashes will read, for a batch of at most
+// MaxWarm. Nothing in it waits for anything else, so that the processor has the
+// batch's cache misses under way together, where one lookup after the other
+// would wait for each.
+func (t *Table) Warm(hashes []uint64) {
+	var refs [MaxWarm]uint32
+	hashes = hashes[:min(len(hashes), MaxWarm)]
+	for i, h := range hashes {
+		s := &t.index.segments[h>>segmentShift]
+		refs[i] = s.slots[uint32(h)&uint32(len(s.slots)-1)].ref
+	}
+	read := int64(0)
+	for _, ref := range refs[:len(hashes)] {
+		// Id 0 is nobody's place, and may be read.
+		f := t.store.at(ref >> 1)
+		l := &f.Orig
+		if ref&1 != 0 {
+			l = &f.Reply
+		}
+		read += int64(l.Port) + int64(l.Bytes) + f.LastSeen
+	}
+	t.warmed = read
 }
 
 // find is Lookup at any time.
@@ -165,7 +205,7 @@ func (t *Table) find(k *Key, hash uint64) (*Flow, *Leg) {
 		if e.ref&1 != 0 {
 			l = &f.Reply
 		}
-		if l.Key == *k {
+		if l.Key.is(k) {
 			return f, l
 		}
 	}
@@ -244,13 +284,6 @@ func (t *Table) remove(f *Flow, why Cause) {
 	t.index.remove(f.Reply.hash, f.id<<1|1)
 	t.store.give(f)
 }
-
-// Deps is what the owner's decision about f rested on, as SetDeps was told.
-func (t *Table) Deps(f *Flow) any { return *t.store.deps(f.id) }
-
-// SetDeps remembers d with f until f is removed. It is kept apart from the
-// flow, because a hit does not need it.
-func (t *Table) SetDeps(f *Flow, d any) { *t.store.deps(f.id) = d }
 
 // setState moves f to s: its timeout, and what list it is in.
 func (t *Table) setState(f *Flow, s State) {

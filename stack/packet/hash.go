@@ -18,7 +18,7 @@ const (
 // hash on every machine and in every release, so that a choice derived from it
 // survives a restart; a secret random seed keeps others from steering their
 // packets into one bucket. It is not symmetric: Reverse hashes differently.
-func (t Tuple) Hash(seed uint64) uint64 {
+func (t *Tuple) Hash(seed uint64) uint64 {
 	src := mix(binary.LittleEndian.Uint64(t.Src[:])^seed^mixA, binary.LittleEndian.Uint64(t.Src[8:])^mixB)
 	dst := mix(binary.LittleEndian.Uint64(t.Dst[:])^seed^mixC, binary.LittleEndian.Uint64(t.Dst[8:])^mixD)
 	rest := uint64(t.SrcPort) | uint64(t.DstPort)<<16 | uint64(t.Proto)<<32

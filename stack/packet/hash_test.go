@@ -26,7 +26,7 @@ func TestHashIsStable(t *testing.T) {
 }
 
 func TestHashIsDirectedAndSeeded(t *testing.T) {
-	if tcp4.Hash(1) == tcp4.Reverse().Hash(1) {
+	if back := tcp4.Reverse(); tcp4.Hash(1) == back.Hash(1) {
 		t.Error("reverse hashes alike")
 	}
 	if tcp4.Hash(1) == tcp4.Hash(2) {
@@ -62,7 +62,8 @@ func TestHashSpreads(t *testing.T) {
 		for _, shift := range []int{0, 32, 54} {
 			var count [buckets]int
 			for i := range n {
-				count[tuple(i).Hash(42)>>shift%buckets]++
+				t := tuple(i)
+				count[t.Hash(42)>>shift%buckets]++
 			}
 			chi := 0.0
 			for _, c := range count {
