@@ -1,9 +1,13 @@
 package kube
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 
 	networkingv1beta1 "k8s.io/api/networking/v1beta1"
@@ -100,6 +104,12 @@ func (v version) decode(js []byte, lines lineIndex) (API, []Problem) {
 		if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			p.Field = jsonPathAt(js, te.Offset)
 			p.Line = lines.find(p.Field)
+			if te.Type.Kind() == reflect.String && te.Value != "object" && te.Value != "array" {
+				p.Err += " (quote it: YAML reads a plain yes, no, on, off, y, n or a number as something else than text)"
+			}
+		} else if key := badBase64(v, js); key != "" {
+			p.Field = "data[" + key + "]"
+			p.Line = lines.find(p.Field)
 		}
 		return nil, append(ps, p)
 	}
@@ -120,4 +130,21 @@ func (v version) decode(js []byte, lines lineIndex) (API, []Problem) {
 	}
 	obj.GetObjectKind().SetGroupVersionKind(v.kind.gvk())
 	return obj, nil
+}
+
+// badBase64 is the key of the first value of a Secret that cannot be decoded: the
+// decoder does not say which.
+func badBase64(v version, js []byte) string {
+	var secret struct {
+		Data map[string]string `json:"data"`
+	}
+	if v.kind.name != "Secret" || json.Unmarshal(js, &secret) != nil {
+		return ""
+	}
+	for _, k := range slices.Sorted(maps.Keys(secret.Data)) {
+		if _, err := base64.StdEncoding.DecodeString(secret.Data[k]); err != nil {
+			return k
+		}
+	}
+	return ""
 }

@@ -178,6 +178,7 @@ func (s *Store) reconcileDeployment(k key, r *record, d *appsv1.Deployment) {
 	}
 	c = s.census(k, revision)
 	s.shrink(c.current, len(c.current)-replicas)
+	c = s.census(k, revision)
 	if len(c.old) > 0 {
 		readyNew, readyOld := s.ready(c.current), s.ready(c.old)
 		least := replicas - unavailable
