@@ -112,12 +112,18 @@ func (s *Snapshot) decide(q query, v view, tr *Trace) (d decision) {
 }
 
 // antiSpoof: a pod speaks from its own addresses only. The gateway's own stack
-// speaks for clients outside too.
+// speaks for clients outside too, but not for pods.
 func (s *Snapshot) antiSpoof(q *query) Reason {
-	if q.port.Local || q.port.has(q.Src) {
+	if q.port.Local {
+		if at := s.owner[q.Src]; at != nil && at != q.port {
+			return SpoofedIP
+		}
 		return None
 	}
-	return SpoofedIP
+	if !q.port.has(q.Src) {
+		return SpoofedIP
+	}
+	return None
 }
 
 // service turns a Service address into one backend.

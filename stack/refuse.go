@@ -80,6 +80,7 @@ func (w *worker) tell(in *port, p *packet.Packet, r Reason, mtu int) {
 		f = packet.BuildICMPError(w.made.next(), p, from, kind[0], kind[1], uint32(mtu))
 	}
 	if f != nil {
+		copy(f.Eth(), in.MAC[:])
 		copy(f.Eth()[6:], w.snap.gatewayMAC[:])
 		w.send(in, f)
 	}

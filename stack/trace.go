@@ -84,7 +84,7 @@ func (t *Trace) antiSpoof(q *query, r Reason) {
 	case r != None:
 		t.add(stageAntiSpoof, "%s is not an address of %s", q.Src, q.port.label())
 	case q.port.Local:
-		t.add(stageAntiSpoof, "%s comes through the gateway's own stack: not checked", q.Src)
+		t.add(stageAntiSpoof, "%s comes through the gateway's own stack, and is no pod's", q.Src)
 	default:
 		t.add(stageAntiSpoof, "%s is an address of %s", q.Src, q.port.label())
 	}
