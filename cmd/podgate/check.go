@@ -30,7 +30,7 @@ func newCheckCmd() *cobra.Command {
 			return err
 		}
 		m, problems := kube.Load(args, cmd.InOrStdin())
-		problems = checkObjects(cfg, m, problems)
+		problems, _ = checkObjects(cfg, m, problems)
 		bad := 0
 		for _, p := range problems {
 			if p.Severity == kube.Error {
@@ -46,7 +46,7 @@ func newCheckCmd() *cobra.Command {
 			}
 		} else {
 			for _, p := range problems {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", p.Severity, p)
+				fmt.Fprintln(cmd.OutOrStdout(), sayProblem(p))
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d objects in %d files, %d errors, %d warnings\n", len(m.Objects), len(m.Files), bad, len(problems)-bad)
 		}
@@ -58,18 +58,31 @@ func newCheckCmd() *cobra.Command {
 	return cmd
 }
 
-// checkObjects finds what `up` would find before anything runs, loaded included.
-func checkObjects(cfg config, m *kube.Manifests, loaded []kube.Problem) []kube.Problem {
+// sayProblem is a line for people; the text of a warning says itself that it is one.
+func sayProblem(p kube.Problem) string {
+	if p.Severity == kube.Error {
+		return "error: " + p.String()
+	}
+	return p.String()
+}
+
+// checkObjects finds what `up` would find before anything runs, loaded included,
+// and says how many of the objects are usable.
+func checkObjects(cfg config, m *kube.Manifests, loaded []kube.Problem) (problems []kube.Problem, usable int) {
 	kcfg := cfg.Kube.WithDefaults()
-	problems := kube.Check(kcfg, m, loaded)
+	problems = kube.Check(kcfg, m, loaded)
 	store := kube.NewStore(kcfg, time.Now)
-	store.Sync(m.Objects, loaded)
+	for _, c := range store.Sync(m.Objects, loaded) {
+		if c.Action != kube.Rejected {
+			usable++
+		}
+	}
 	st := store.State()
 	own := ownAddrs(kcfg.PodCIDRs)
 	_, fromNAT := nat.Compile(nil, st, nat.Config{NodeName: kcfg.NodeName, NodeAddrs: own.node, ServiceCIDRs: kcfg.ServiceCIDRs})
 	_, fromPolicy := policy.Compile(nil, st, policy.Config{NodeAddrs: own.node})
 	_, fromIngress := ingress.Compile(nil, st, ingress.Config{})
-	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress))
+	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress)), usable
 }
 
 func dedupe(problems []kube.Problem) (out []kube.Problem) {

@@ -78,7 +78,7 @@ func (s *shell) run(line string) result { return s.runWith(line, "") }
 
 func (s *shell) runWith(line, stdin string) result {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // not the test's: clean-up runs commands too
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", line)
 	cmd.Env, cmd.Dir = s.env, s.dir

@@ -65,7 +65,8 @@ func TestExampleManifestsHaveNoProblems(t *testing.T) {
 			t.Fatal(err)
 		}
 		m, problems := kube.Load([]string{dir}, strings.NewReader(""))
-		for _, p := range checkObjects(cfg, m, problems) {
+		all, _ := checkObjects(cfg, m, problems)
+		for _, p := range all {
 			t.Errorf("%s: %s", dir, p)
 		}
 	}

@@ -69,10 +69,11 @@ func plan(cmd *cobra.Command, args []string, warn func(string)) (config, *kube.M
 		return cfg, nil, nil, err
 	}
 	m, problems := kube.Load(args, cmd.InOrStdin())
-	for _, p := range checkObjects(cfg, m, problems) {
-		warn(fmt.Sprintf("%s: %s", p.Severity, p))
+	all, usable := checkObjects(cfg, m, problems)
+	for _, p := range all {
+		warn(sayProblem(p))
 	}
-	if len(m.Objects) == 0 {
+	if usable == 0 {
 		return cfg, m, problems, fmt.Errorf("nothing to run: no usable object in %s", strings.Join(args, ", "))
 	}
 	return cfg, m, problems, nil
