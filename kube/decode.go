@@ -60,7 +60,7 @@ func lookupVersion(apiVersion, kindName string) (v version, known bool, what str
 		return v, false, noMatch + suggestVersion(kindName)
 	}
 	for _, k := range kinds {
-		if close := len(k.name) / 4; editDistance(strings.ToLower(k.name), strings.ToLower(kindName)) <= min(close, 2) {
+		if close := max(1, min(2, len(k.name)/4)); editDistance(strings.ToLower(k.name), strings.ToLower(kindName)) <= close {
 			return v, false, noMatch + fmt.Sprintf(" (did you mean %s, %s?)", k.name, k.apiVersion())
 		}
 	}
