@@ -174,9 +174,6 @@ func Decode(p *Packet, f Frame) Fault {
 	if fault != OK {
 		return fault
 	}
-	if fault = p.martian(); fault != OK {
-		return fault
-	}
 	if fault = p.decodeTransport(eth); fault != OK {
 		return fault
 	}
@@ -226,8 +223,9 @@ func (p *Packet) decodeIPv4(b []byte, quote bool) Fault {
 	p.L4 = p.L3 + n
 	p.TTL = h[8]
 	p.Proto = Proto(h[9])
-	put4(&p.Src, binary.BigEndian.Uint32(h[12:]))
-	put4(&p.Dst, binary.BigEndian.Uint32(h[16:]))
+	src, dst := binary.BigEndian.Uint32(h[12:]), binary.BigEndian.Uint32(h[16:])
+	put4(&p.Src, src)
+	put4(&p.Dst, dst)
 	if frag := binary.BigEndian.Uint16(h[6:]); frag&0x3fff != 0 {
 		p.Frag = Frag{
 			ID:     uint32(binary.BigEndian.Uint16(h[4:])),
@@ -235,7 +233,10 @@ func (p *Packet) decodeIPv4(b []byte, quote bool) Fault {
 			More:   frag&0x2000 != 0,
 		}
 	}
-	return OK
+	if quote {
+		return OK
+	}
+	return martian4(src, dst)
 }
 
 // put4 writes the v4-mapped form of v into a, which is zero.
@@ -295,6 +296,11 @@ func (p *Packet) decodeIPv6(b []byte, quote bool) Fault {
 	}
 	if p.Dst.Is4() {
 		return MartianDestination
+	}
+	if !quote {
+		if fault := martian6(&p.Src, &p.Dst); fault != OK {
+			return fault
+		}
 	}
 	p.L4 = p.L3 + ip6Len
 	p.Proto = Proto(h[6])
@@ -362,33 +368,33 @@ func (p *Packet) cutShort() Fault {
 	return BadExtension
 }
 
-// martian refuses addresses that have no place on a wire (RFC 1812, 5.3.7;
-// RFC 4291, 2.5). 240.0.0.0/4 is let through: clusters do use it.
-func (p *Packet) martian() Fault {
-	if p.EtherType == EtherIPv4 {
-		src := binary.BigEndian.Uint32(p.Src[12:])
-		dst := binary.BigEndian.Uint32(p.Dst[12:])
-		group := dst>>28 == 14 || dst == 1<<32-1
-		switch {
-		case dst>>24 == 0 || dst>>24 == 127:
-			return MartianDestination
-		case src == 0 && group: // DHCP
-			return OK
-		case src>>24 == 0 || src>>24 == 127 || src>>28 == 14 || src == 1<<32-1:
-			return MartianSource
-		}
-	} else {
-		src, dst := &p.Src, &p.Dst
-		switch {
-		case dst[0] == 0 && (*dst == Addr{} || *dst == Addr{15: 1}):
-			return MartianDestination
-		case src[0] == 0xff:
-			return MartianSource
-		case src[0] == 0 && (*src == Addr{15: 1} || *src == Addr{} && dst[0] != 0xff): // :: is for DAD
-			return MartianSource
-		}
+// martian4 refuses addresses that have no place on a wire (RFC 1812, 5.3.7).
+// 240.0.0.0/4 is let through: clusters do use it.
+func martian4(src, dst uint32) Fault {
+	const broadcast = 1<<32 - 1
+	switch {
+	case dst>>24 == 0 || dst>>24 == 127:
+		return MartianDestination
+	case src == 0 && (dst>>28 == 14 || dst == broadcast): // DHCP
+		return OK
+	case src>>24 == 0 || src>>24 == 127 || src>>28 == 14 || src == broadcast:
+		return MartianSource
+	case src == dst:
+		return Land
 	}
-	if p.Src == p.Dst {
+	return OK
+}
+
+// martian6 is martian4 for the other family (RFC 4291, 2.5).
+func martian6(src, dst *Addr) Fault {
+	switch {
+	case dst[0] == 0 && (*dst == Addr{} || *dst == Addr{15: 1}):
+		return MartianDestination
+	case src[0] == 0xff || src[0] == 0 && *src == Addr{15: 1}:
+		return MartianSource
+	case src[0] == 0 && *src == Addr{} && dst[0] != 0xff: // else it looks for a duplicate
+		return MartianSource
+	case *src == *dst:
 		return Land
 	}
 	return OK

@@ -186,7 +186,7 @@ func (r *Rewrite) applyEcho(p *Packet, h []byte) {
 }
 
 // applySCTP sets the ports. The CRC of a fragmented packet cannot follow, its
-// length being unknown: the receiver drops it (docs/limits.md).
+// length being unknown: the receiver drops it.
 func (r *Rewrite) applySCTP(p *Packet, h []byte) {
 	if r.ops&opPorts == 0 {
 		return
