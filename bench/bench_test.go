@@ -45,6 +45,9 @@ func TestEveryCellCanBeMeasured(t *testing.T) {
 	for _, m := range metrics {
 		for _, s := range r.systems {
 			v, err := s.measure(m, short)
+			for again := 0; v == 0 && err == nil && again < 5; again++ {
+				v, err = s.measure(m, short) // the machine was too busy for so short a window
+			}
 			if err != nil || v <= 0 {
 				t.Errorf("%s of %s: %v, %v", m.id, s.name, v, err)
 				continue
