@@ -47,7 +47,7 @@ func readReport(fd int, buf []byte) (report, bool) {
 			errno:   syscall.Errno(binary.NativeEndian.Uint32(m.Data)),
 			code:    icmpCode{m.Data[5], m.Data[6]},
 			mtu:     binary.NativeEndian.Uint32(m.Data[8:]),
-			payload: buf[:n],
+			payload: buf[:min(n, len(buf))], // recvmsg wants room for a byte
 		}
 		origin, offender := m.Data[4], m.Data[sockExtendedErr:]
 		switch {

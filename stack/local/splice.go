@@ -112,13 +112,13 @@ func (c *tcpConn) watch() error {
 // await returns once ep has one of events, or has failed or closed.
 func await(ep tcpip.Endpoint, wq *waiter.Queue, events waiter.EventMask) {
 	events |= waiter.EventErr | waiter.EventHUp
-	if ep.Readiness(events) != 0 {
+	if ep.Readiness(events)&events != 0 { // it tells of more than it is asked
 		return
 	}
 	entry, ready := waiter.NewChannelEntry(events)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	for ep.Readiness(events) == 0 {
+	for ep.Readiness(events)&events == 0 {
 		<-ready
 	}
 }

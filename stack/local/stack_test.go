@@ -21,6 +21,7 @@ func families(t *testing.T, f func(t *testing.T, node, pod netip.Addr)) {
 }
 
 func linked(t *testing.T) (gw, pod *Stack) {
+	checkLeaks(t)
 	gw, pod = newGateway(t, nil), newPod(t)
 	wire(t, gw.Device(), pod.Device(), localMAC, podMAC)
 	return gw, pod

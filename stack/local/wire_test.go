@@ -2,8 +2,10 @@ package local
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -109,7 +111,6 @@ func newGateway(t testing.TB, change func(*Config)) *Stack {
 
 func newStack(t testing.TB, cfg Config) *Stack {
 	t.Helper()
-	before := goroutines()
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -119,25 +120,34 @@ func newStack(t testing.TB, cfg Config) *Stack {
 		if n := s.egress.flows.len() + s.pub.clients.len() + s.egress.echo.flows.len() + len(s.egress.dials) + s.egress.conns; n != 0 {
 			t.Errorf("%d sessions, dials and connections outlive Close", n)
 		}
-		eventually(t, func() bool { return goroutines() <= before }, func() string {
-			buf := make([]byte, 1<<20)
-			return "goroutines outlive Close:\n" + string(buf[:runtime.Stack(buf, true)])
-		})
 	})
 	return s
 }
 
-// goroutines counts those that run this package's or gVisor's code.
-func goroutines() int {
+// checkLeaks, called first, fails the test if goroutines of this package or
+// gVisor, or descriptors, are left once all its cleanups have run.
+func checkLeaks(t testing.TB) {
+	files := descriptors()
+	t.Cleanup(func() {
+		eventually(t, func() bool { return len(goroutines()) == 0 && descriptors() <= files }, func() string {
+			return fmt.Sprintf("left behind: %d descriptors, goroutines:\n%s", descriptors()-files, strings.Join(goroutines(), "\n\n"))
+		})
+	})
+}
+
+func goroutines() (ours []string) {
 	buf := make([]byte, 4<<20)
-	n := 0
 	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		first, _, _ := strings.Cut(g, "created by testing")
-		if first == g && (strings.Contains(g, "podgate/stack/local.(") || strings.Contains(g, "gvisor.dev/")) {
-			n++
+		if !strings.Contains(g, "testing.") && (strings.Contains(g, "podgate/stack/local.") || strings.Contains(g, "gvisor.dev/")) {
+			ours = append(ours, g)
 		}
 	}
-	return n
+	return ours
+}
+
+func descriptors() int {
+	fds, _ := os.ReadDir("/proc/self/fd")
+	return len(fds)
 }
 
 // newPod is a pod whose kernel is a netstack.

@@ -1,0 +1,297 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"podgate/stack/link/nstest"
+)
+
+// outside runs f for an address of the internet of each family.
+func outside(t *testing.T, f func(t *testing.T, k *kernels, out netip.Addr)) {
+	podLinks(t, func(t *testing.T, tap bool) {
+		t.Run("IPv4", func(t *testing.T) { f(t, newKernels(t, tap), out4) })
+		t.Run("IPv6", func(t *testing.T) { f(t, newKernels(t, tap), out6) })
+	})
+}
+
+// listen opens a TCP listener in the internet.
+func (k *kernels) listen(t *testing.T, at netip.AddrPort) net.Listener {
+	t.Helper()
+	var l net.Listener
+	k.net.Do(func() (err error) {
+		l, err = net.Listen("tcp", at.String())
+		return err
+	})
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// dial connects from inside the pod.
+func (k *kernels) dial(t *testing.T, network string, to netip.AddrPort) (c net.Conn, err error) {
+	t.Helper()
+	k.pod.Do(func() error {
+		d := net.Dialer{Timeout: 10 * time.Second}
+		// A dialled connection's socket is made on this thread.
+		c, err = d.DialContext(context.Background(), network, to.String())
+		return nil
+	})
+	if err == nil {
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+	}
+	return c, err
+}
+
+func TestEgressTCPBothWays(t *testing.T) {
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		at := netip.AddrPortFrom(out, 80)
+		l := k.listen(t, at)
+		echoTCP(t, l)
+		c, err := k.dial(t, "tcp", at)
+		check(t, err)
+		roundTrip(t, c, 100<<20)
+	})
+}
+
+// Each half closes on its own, and what was sent before arrives.
+func TestEgressTCPHalfClose(t *testing.T) {
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		at := netip.AddrPortFrom(out, 80)
+		l := k.listen(t, at)
+		c, err := k.dial(t, "tcp", at)
+		check(t, err)
+		in := must(l.Accept())(t).(*net.TCPConn)
+		defer in.Close()
+		in.SetDeadline(time.Now().Add(10 * time.Second))
+		if got, want := in.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Is4(), out.Is4(); got != want {
+			t.Errorf("the internet sees %s", in.RemoteAddr())
+		}
+
+		io.WriteString(c, "question")
+		c.(*net.TCPConn).CloseWrite()
+		if got, err := io.ReadAll(in); string(got) != "question" || err != nil {
+			t.Errorf("internet read %q, %v", got, err)
+		}
+		io.WriteString(in, "late answer")
+		in.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != "late answer" || err != nil {
+			t.Errorf("pod read %q, %v", got, err)
+		}
+	})
+}
+
+func TestEgressTCPResetBothWays(t *testing.T) {
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		at := netip.AddrPortFrom(out, 80)
+		l := k.listen(t, at)
+		for _, podResets := range []bool{true, false} {
+			c, err := k.dial(t, "tcp", at)
+			check(t, err)
+			in := must(l.Accept())(t)
+			in.SetDeadline(time.Now().Add(10 * time.Second))
+			a, b := c, in
+			if !podResets {
+				a, b = in, c
+			}
+			a.(*net.TCPConn).SetLinger(0)
+			a.Close()
+			if _, err := b.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("pod resets %v: the other side reads %v, want connection reset", podResets, err)
+			}
+			b.Close()
+		}
+		// A half that has ended still tells of a reset.
+		c, err := k.dial(t, "tcp", at)
+		check(t, err)
+		in := must(l.Accept())(t)
+		defer in.Close()
+		in.(*net.TCPConn).CloseWrite()
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("pod reads %v, want EOF", err)
+		}
+		in.(*net.TCPConn).SetLinger(0)
+		in.Close()
+		for err == nil {
+			_, err = c.Write([]byte("x"))
+		}
+		if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("pod writes %v, want a reset", err)
+		}
+	})
+}
+
+func TestEgressTCPFailsAsItDid(t *testing.T) {
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		sub := func(v4, v6 string) netip.AddrPort {
+			if out.Is4() {
+				return netip.MustParseAddrPort(v4)
+			}
+			return netip.MustParseAddrPort(v6)
+		}
+		// What the kernel makes of a router's answers differs by family.
+		unreachable, adminProhibited := syscall.EHOSTUNREACH, syscall.EHOSTUNREACH
+		if out.Is6() {
+			unreachable, adminProhibited = syscall.ENETUNREACH, syscall.EACCES
+		}
+		for _, c := range []struct {
+			name string
+			to   netip.AddrPort
+			want error
+		}{
+			{"refused", netip.AddrPortFrom(out, 81), syscall.ECONNREFUSED},
+			{"unreachable", sub("203.0.113.50:80", "[2001:db8:1::50]:80"), unreachable},
+			{"prohibited by a router", sub("203.0.113.51:80", "[2001:db8:1::51]:80"), adminProhibited},
+			{"no route", sub("198.51.100.1:80", "[2001:db8:ffff::1]:80"), syscall.ENETUNREACH},
+		} {
+			_, err := k.dial(t, "tcp", c.to)
+			if !errors.Is(err, c.want) {
+				t.Errorf("%s: %v, want %v", c.name, err, c.want)
+			}
+		}
+		k.pod.Do(func() error {
+			d := net.Dialer{Timeout: 300 * time.Millisecond}
+			_, err := d.Dial("tcp", sub("203.0.113.99:80", "[2001:db8:1::99]:80").String())
+			var timeout net.Error
+			if !errors.As(err, &timeout) || !timeout.Timeout() {
+				t.Errorf("black hole: %v, want a timeout", err)
+			}
+			return nil
+		})
+	})
+}
+
+func TestEgressRefusesForbiddenDestinations(t *testing.T) {
+	podLinks(t, func(t *testing.T, tap bool) {
+		k := newKernels(t, tap)
+		// Something listens on every address of the gateway's namespace.
+		l := must(net.Listen("tcp", ":7777"))(t)
+		defer l.Close()
+		var accepted atomic.Int32
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				accepted.Add(1)
+				c.Close()
+			}
+		}()
+		for _, a := range []string{
+			host4.String(), host6.String(), "169.254.169.254", "fd00:ec2::254",
+			"0.1.2.3", "64:ff9b::127.0.0.1", "64:ff9b::192.0.2.1", "2002:7f00:1::1",
+		} {
+			to := netip.AddrPortFrom(netip.MustParseAddr(a), 7777)
+			if _, err := k.dial(t, "tcp", to); !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.EACCES) {
+				t.Errorf("dial %s: %v, want administratively prohibited", to, err)
+			}
+		}
+		// These no pod's kernel would send out; the stack is asked itself.
+		for _, a := range []string{
+			"127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1",
+			"::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "10.244.7.7", "fd00:10:244::7",
+		} {
+			if !k.gw.Refuses(netip.MustParseAddr(a)) {
+				t.Errorf("%s is not refused", a)
+			}
+		}
+		for _, a := range []string{out4.String(), out6.String(), "64:ff9b::203.0.113.1", peer4.String()} {
+			if k.gw.Refuses(netip.MustParseAddr(a)) {
+				t.Errorf("%s is refused", a)
+			}
+		}
+		if n := accepted.Load(); n != 0 {
+			t.Errorf("%d connections reached the gateway's own listener", n)
+		}
+	})
+}
+
+func TestEgressOffRefusesAll(t *testing.T) {
+	checkLeaks(t)
+	gw, pod := newGateway(t, func(c *Config) { c.EgressOff = true }), newPod(t)
+	wire(t, gw.Device(), pod.Device(), localMAC, podMAC)
+	_, err := pod.DialTCP(ctxFor(t), netip.AddrPort{}, netip.AddrPortFrom(out4, 80))
+	if !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("got %v, want prohibited", err)
+	}
+}
+
+func TestEgressUDP(t *testing.T) {
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		var server *net.UDPConn
+		k.net.Do(func() (err error) {
+			server, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(out, 53)))
+			return err
+		})
+		defer server.Close()
+		go func() {
+			buf := make([]byte, 65535)
+			for {
+				n, from, err := server.ReadFromUDPAddrPort(buf)
+				if err != nil {
+					return
+				}
+				server.WriteToUDPAddrPort(buf[:n], from)
+			}
+		}()
+		c, err := k.dial(t, "udp", netip.AddrPortFrom(out, 53))
+		check(t, err)
+		for _, size := range []int{0, 1, 512, 1472, 1473, 9000, 65000} {
+			want := bytes.Repeat([]byte{byte(size)}, size)
+			must(c.Write(want))(t)
+			buf := make([]byte, 65535)
+			if n, err := c.Read(buf); err != nil || !bytes.Equal(buf[:n], want) {
+				t.Errorf("echo of %d bytes: %d bytes, %v", size, n, err)
+			}
+		}
+		for name, to := range map[string]netip.AddrPort{
+			"closed port": netip.AddrPortFrom(out, 54),
+		} {
+			c, err := k.dial(t, "udp", to)
+			check(t, err)
+			must(c.Write([]byte("anyone?")))(t)
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%s: %v, want connection refused", name, err)
+			}
+		}
+	})
+}
+
+func TestEgressPing(t *testing.T) {
+	nstest.Need(t, "ping")
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		unreachable, forbidden := "203.0.113.50", host4.String()
+		if out.Is6() {
+			unreachable, forbidden = "2001:db8:1::50", host6.String()
+		}
+		for _, size := range []string{"0", "56", "4000"} {
+			if b, err := k.pod.Command("ping", "-c2", "-i0.05", "-W5", "-s", size, out.String()).CombinedOutput(); err != nil {
+				t.Errorf("ping with %s bytes: %v\n%s", size, err, b)
+			}
+		}
+		for to, want := range map[string]string{unreachable: "nreachable", forbidden: "rohibited"} {
+			b, err := k.pod.Command("ping", "-c1", "-W5", to).CombinedOutput()
+			if err == nil || !strings.Contains(string(b), want) && !(want == "rohibited" && strings.Contains(string(b), "iltered")) {
+				t.Errorf("ping %s: %v\n%s", to, err, b)
+			}
+		}
+		// The gateway's own addresses answer themselves.
+		own := node4
+		if out.Is6() {
+			own = node6
+		}
+		if b, err := k.pod.Command("ping", "-c1", "-W5", own.String()).CombinedOutput(); err != nil {
+			t.Errorf("ping of the node: %v\n%s", err, b)
+		}
+	})
+}
