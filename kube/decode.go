@@ -105,7 +105,7 @@ func (v version) decode(js []byte, lines lineIndex) (API, []Problem) {
 			p.Field = jsonPathAt(js, te.Offset)
 			p.Line = lines.find(p.Field)
 			if te.Type.Kind() == reflect.String && te.Value != "object" && te.Value != "array" {
-				p.Err += " (quote it: YAML reads a plain yes, no, on, off, y, n or a number as something else than text)"
+				p.Err += " (quote it: a plain yes, no, on, off, y, n or number is not text in YAML)"
 			}
 		} else if key := badBase64(v, js); key != "" {
 			p.Field = "data[" + key + "]"
