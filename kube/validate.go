@@ -57,6 +57,9 @@ func validate(o API) field.ErrorList {
 	case *appsv1.StatefulSet:
 		errs = append(errs, validateReplicas(o.Spec.Replicas, spec)...)
 		errs = append(errs, validateStatefulSet(&o.Spec, spec)...)
+		if last := fmt.Sprintf("%s-%d", o.Name, ordinals(o)+int(*o.Spec.Replicas)); len(last) > utilvalidation.DNS1123LabelMaxLength {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), o.Name, fmt.Sprintf("too long: with its ordinal a pod's name is a host name, of at most %d characters", utilvalidation.DNS1123LabelMaxLength)))
+		}
 	case *appsv1.DaemonSet:
 		errs = append(errs, validateTemplate("daemonset", o.Spec.Selector, &o.Spec.Template, nil, spec)...)
 		errs = append(errs, oneOf(o.Spec.UpdateStrategy.Type, spec.Child("updateStrategy", "type"),
@@ -231,7 +234,14 @@ func validateSecret(o *corev1.Secret) (errs field.ErrorList) {
 	return errs
 }
 
+// maxReplicas is more than one machine runs, and less than a slip of the
+// keyboard asks for.
+const maxReplicas = 10000
+
 func validateReplicas(n *int32, spec *field.Path) field.ErrorList {
+	if *n > maxReplicas {
+		return field.ErrorList{field.Invalid(spec.Child("replicas"), *n, fmt.Sprintf("podgate makes at most %d pods of one workload", maxReplicas))}
+	}
 	return validation.ValidateNonnegativeField(int64(*n), spec.Child("replicas"))
 }
 

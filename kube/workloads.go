@@ -293,10 +293,7 @@ func (s *Store) reconcileStatefulSet(k key, r *record, ss *appsv1.StatefulSet) {
 }
 
 func (s *Store) stepStatefulSet(k key, r *record, ss *appsv1.StatefulSet, revision string) {
-	start, replicas := 0, int(*ss.Spec.Replicas)
-	if ss.Spec.Ordinals != nil {
-		start = int(ss.Spec.Ordinals.Start)
-	}
+	start, replicas := ordinals(ss), int(*ss.Spec.Replicas)
 	ordered := ss.Spec.PodManagementPolicy != appsv1.ParallelPodManagement
 	onDelete := ss.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType
 	byOrdinal := map[int]*podRecord{}
@@ -354,6 +351,14 @@ func (s *Store) stepStatefulSet(k key, r *record, ss *appsv1.StatefulSet, revisi
 			return
 		}
 	}
+}
+
+// ordinals is the first one.
+func ordinals(ss *appsv1.StatefulSet) int {
+	if ss.Spec.Ordinals == nil {
+		return 0
+	}
+	return int(ss.Spec.Ordinals.Start)
 }
 
 func statefulName(k key, ordinal int) Name {
