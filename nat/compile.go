@@ -51,6 +51,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		fronts:    prev.fronts.edit(),
 		services:  prev.services.edit(),
 		ranges:    cfg.ServiceCIDRs,
+		hosts:     cfg.HostIPs,
 		published: prev.published,
 		refused:   prev.refused,
 		contested: cloneOf(prev.contested),
@@ -70,7 +71,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		t.inputs.zone = n.Labels[corev1.LabelTopologyZone]
 	}
 
-	publish := !slices.Equal(t.nodes, prev.nodes)
+	publish := !slices.Equal(t.nodes, prev.nodes) || !slices.Equal(t.hosts, prev.hosts)
 	for o := range t.changed(prev) {
 		old := prev.services.get(o)
 		now := t.compile(o, old)
@@ -224,14 +225,19 @@ func (c *compiler) compile(svc *corev1.Service) {
 	for i, s := range clusterIPs {
 		cluster = c.addr(cluster, fmt.Sprintf("spec.clusterIPs[%d]", i), s)
 	}
-	var external, balancers []packet.Addr
+	var external, balancers, hosts []packet.Addr
 	for i, s := range svc.Spec.ExternalIPs {
 		external = c.addr(external, fmt.Sprintf("spec.externalIPs[%d]", i), s)
 	}
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for i, in := range svc.Status.LoadBalancer.Ingress {
-			if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
-				balancers = c.addr(balancers, fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), in.IP)
+			field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
+			switch {
+			case in.IP == "":
+			case in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP:
+				balancers = c.addr(balancers, field, in.IP)
+			default: // what arrives there comes through a listener
+				hosts = c.addr(hosts, field, in.IP)
 			}
 		}
 	}
@@ -250,7 +256,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 			sp.Endpoints = c.endpoints(sp)
 			matched[i] = matched[i] || len(sp.Endpoints) > 0
 			c.add(sp, family(external, is4))
-			c.publishPort(sp, svc.Spec.Type == corev1.ServiceTypeLoadBalancer, sources[is4])
+			c.publishPort(sp, svc.Spec.Type == corev1.ServiceTypeLoadBalancer, family(hosts, is4), sources[is4])
 		}
 	}
 	if c.hasEndpoints() {
@@ -499,10 +505,10 @@ func (c *compiler) hostPort(p *corev1.ContainerPort, host netip.Addr, pod packet
 	case !host.IsLoopback():
 		c.fronts = append(c.fronts, claim{front{addr: packet.AddrFrom(host), port: sp.Port, proto: sp.Proto}, rankHostPort, sp})
 	}
-	if !host.IsValid() {
-		host = loopback(pod.Is4())
+	if sp.Proto == packet.SCTP {
+		return
 	}
-	c.published = append(c.published, Publication{
+	c.published = append(c.published, publication{is4: pod.Is4(), Publication: Publication{
 		HostIP: host, Proto: sp.Proto, Port: sp.Port, Target: b.AddrPort(), Pod: c.Name, Name: p.Name,
-	})
+	}})
 }

@@ -22,6 +22,11 @@ type Config struct {
 	NodeName     string         // decides which endpoints are local
 	NodeAddrs    []netip.Addr   // where NodePorts and hostPorts answer
 	ServiceCIDRs []netip.Prefix // addresses in here that nobody owns are Unallocated
+
+	// HostIPs are where the host is to listen for NodePorts, for hostPorts that
+	// name no hostIP, and for load balancers whose status names no address that
+	// the host could listen on. A family without any: its loopback address.
+	HostIPs []netip.Addr
 }
 
 // Backend is one endpoint that a Service port may choose. Backends are shared
@@ -134,7 +139,7 @@ type Service struct {
 
 	born      int64 // creation time, unix seconds: the older wins a contested address
 	fronts    []claim
-	published []Publication
+	published []publication
 	problems  []kube.Problem
 }
 

@@ -19,36 +19,37 @@ func loopback(is4 bool) netip.Addr {
 	return netip.IPv6Loopback()
 }
 
+// publication is a Publication of which an address may be left open: that of
+// the host means Config.HostIPs, that of the target the node's.
+type publication struct {
+	Publication
+	is4 bool
+}
+
 // publishPort lists what the host is to listen on for sp: its NodePort, and of
-// a LoadBalancer the port itself, at the load balancer's address if that is a
-// loopback address, else at the common one. A load balancer's port continues at
-// the NodePort, as with a cloud's load balancer. A Target without address means
-// the node's.
-func (c *compiler) publishPort(sp *ServicePort, balancer bool, sources []netip.Prefix) {
+// a LoadBalancer (balanced) the port itself, at hosts. A load balancer's port
+// continues at the NodePort, as with a cloud's load balancer.
+func (c *compiler) publishPort(sp *ServicePort, balanced bool, hosts []packet.Addr, sources []netip.Prefix) {
 	if sp.Proto == packet.SCTP {
 		return
 	}
-	is4 := sp.ClusterIP.Is4()
-	p := Publication{HostIP: loopback(is4), Proto: sp.Proto, Port: sp.NodePort, Service: c.Name, Name: sp.Name,
-		Target: netip.AddrPortFrom(netip.Addr{}, sp.NodePort)}
+	p := publication{is4: sp.ClusterIP.Is4()}
+	p.Publication = Publication{Proto: sp.Proto, Port: sp.NodePort, Service: c.Name, Name: sp.Name, Target: netip.AddrPortFrom(netip.Addr{}, sp.NodePort)}
 	if sp.NodePort != 0 {
 		c.published = append(c.published, p)
 	}
-	if !balancer {
+	if !balanced {
 		return
 	}
 	p.Port, p.Sources = sp.Port, sources
 	if sp.NodePort == 0 {
 		p.Target = netip.AddrPortFrom(sp.ClusterIP.Netip(), sp.Port)
 	}
-	common := true
-	for _, a := range sp.balancers {
-		if host := a.Netip(); host.IsLoopback() {
-			p.HostIP, common = host, false
-			c.published = append(c.published, p)
-		}
+	for _, a := range hosts {
+		p.HostIP = a.Netip()
+		c.published = append(c.published, p)
 	}
-	if common {
+	if len(hosts) == 0 {
 		c.published = append(c.published, p)
 	}
 }
@@ -65,13 +66,20 @@ func (t *Table) publish() {
 	for o, s := range t.services.all() {
 		for _, p := range s.published {
 			if !p.Target.Addr().IsValid() {
-				node, ok := t.node(p.HostIP.Is4())
+				node, ok := t.node(p.is4)
 				if !ok {
 					continue
 				}
 				p.Target = netip.AddrPortFrom(node, p.Target.Port())
 			}
-			wishes = append(wishes, wish{p, o, s.born})
+			hosts := []netip.Addr{p.HostIP}
+			if !p.HostIP.IsValid() {
+				hosts = t.hostIPs(p.is4)
+			}
+			for _, h := range hosts {
+				p.HostIP = h
+				wishes = append(wishes, wish{p.Publication, o, s.born})
+			}
 		}
 	}
 	slices.SortFunc(wishes, func(a, b wish) int {
@@ -92,6 +100,20 @@ func (t *Table) publish() {
 				Err: fmt.Sprintf("port %s/%s of the host is already published for %s %s", netip.AddrPortFrom(w.HostIP, w.Port), protoName(w.Proto), won.owner.kind(), won.owner.Name)})
 		}
 	}
+}
+
+// hostIPs returns where the host listens in a family.
+func (t *Table) hostIPs(is4 bool) []netip.Addr {
+	var of []netip.Addr
+	for _, a := range t.hosts {
+		if a.Is4() == is4 {
+			of = append(of, a)
+		}
+	}
+	if len(of) == 0 {
+		of = append(of, loopback(is4))
+	}
+	return of
 }
 
 // node returns the node's first address of a family.

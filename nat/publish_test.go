@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -52,9 +53,25 @@ func TestPublished(t *testing.T) {
 			"127.0.0.1:80/6 to 10.244.0.1:30080 for shop/web []",
 			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []",
 		}},
-		{"status.loadBalancer.ingress.ip on loopback", func(w *world) { w.service("web", 1, balancer(30080, "127.0.0.9")) }, []string{
+		{"status.loadBalancer.ingress.ipMode: Proxy", func(w *world) {
+			w.service("web", 1, balancer(30080, "127.0.0.9", "127.0.0.10"), func(s *corev1.Service) {
+				for i := range s.Status.LoadBalancer.Ingress {
+					s.Status.LoadBalancer.Ingress[i].IPMode = ptr(corev1.LoadBalancerIPModeProxy)
+				}
+			})
+		}, []string{
 			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []",
 			"127.0.0.9:80/6 to 10.244.0.1:30080 for shop/web []",
+			"127.0.0.10:80/6 to 10.244.0.1:30080 for shop/web []",
+		}},
+		{"Config.HostIPs", func(w *world) {
+			w.cfg.HostIPs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+			w.service("web", 1, dual(1), nodePort(30080))
+			w.pod("a", "10.244.0.11", http)
+		}, []string{
+			"192.0.2.1:8088/6 to 10.244.0.11:8080 for shop/ahttp []",
+			"192.0.2.1:30080/6 to 10.244.0.1:30080 for shop/web []",
+			"::1:30080/6 to [fd00:10:244::1]:30080 for shop/web []",
 		}},
 		{"spec.allocateLoadBalancerNodePorts: false", func(w *world) { w.service("web", 1, balancer(0)) }, []string{
 			"127.0.0.1:80/6 to 10.96.0.1:80 for shop/web []",

@@ -18,6 +18,7 @@ type Table struct {
 
 	nodes     []packet.Addr
 	ranges    []netip.Prefix
+	hosts     []netip.Addr
 	published []Publication
 	refused   []kube.Problem // of ports that two want published
 	contested map[front]bool // fronts with more than one holder
