@@ -392,21 +392,21 @@ spec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}`
 	for _, test := range []struct {
 		backend string
 		want    string
-		problem bool
+		problem string
 		h2c     bool
 	}{
-		{"service: {name: web, port: {number: 80}}", "10.244.0.4:8080, 10.244.0.5:8080", false, true},
-		{"service: {name: web, port: {name: http}}", "10.244.0.4:8080, 10.244.0.5:8080", false, true},
-		{"service: {name: web, port: {name: admin}}", "10.244.0.4:9001, 10.244.0.5:9001", false, false},
-		{"service: {name: web, port: {number: 8080}}", "Service ns/web has no port 8080", true, false},
-		{"service: {name: web, port: {name: nope}}", "Service ns/web has no port nope", true, false},
-		{"service: {name: gone, port: {number: 80}}", "Service ns/gone does not exist", true, false},
-		{"service: {name: draining, port: {number: 80}}", "10.244.0.6:8080", false, false},
-		{"service: {name: starting, port: {number: 80}}", "none of its 1 endpoints is ready", false, false},
-		{"service: {name: empty, port: {number: 80}}", "it has no endpoints", false, false},
-		{"service: {name: early, port: {number: 80}}", "10.244.0.9:8080", false, false},
-		{"service: {name: elsewhere, port: {number: 80}}", "a Service of type ExternalName has no endpoints", false, false},
-		{"resource: {apiGroup: k8s.example.com, kind: Bucket, name: b}", "podgate serves Services only", true, false},
+		{"service: {name: web, port: {number: 80}}", "10.244.0.4:8080, 10.244.0.5:8080", "", true},
+		{"service: {name: web, port: {name: http}}", "10.244.0.4:8080, 10.244.0.5:8080", "", true},
+		{"service: {name: web, port: {name: admin}}", "10.244.0.4:9001, 10.244.0.5:9001", "", false},
+		{"service: {name: web, port: {number: 8080}}", "Service ns/web has no port 8080", `ns/i: spec.defaultBackend.service.port.number: Service "web" has no port 8080`, false},
+		{"service: {name: web, port: {name: nope}}", "Service ns/web has no port nope", `ns/i: spec.defaultBackend.service.port.name: Service "web" has no port named "nope"`, false},
+		{"service: {name: gone, port: {number: 80}}", "Service ns/gone does not exist", `ns/i: spec.defaultBackend.service.name: no Service "gone" in namespace "ns"`, false},
+		{"service: {name: draining, port: {number: 80}}", "10.244.0.6:8080", "", false},
+		{"service: {name: starting, port: {number: 80}}", "none of its 1 endpoints is ready", "", false},
+		{"service: {name: empty, port: {number: 80}}", "it has no endpoints", "", false},
+		{"service: {name: early, port: {number: 80}}", "10.244.0.9:8080", "", false},
+		{"service: {name: elsewhere, port: {number: 80}}", "a Service of type ExternalName has no endpoints", "", false},
+		{"resource: {apiGroup: k8s.example.com, kind: Bucket, name: b}", "podgate serves Services only", `ns/i: spec.defaultBackend.resource: backend is a resource: podgate serves Services only`, false},
 	} {
 		st := state(t, services, fmt.Sprintf("kind: Ingress\nmetadata: {name: i, namespace: ns}\nspec: {defaultBackend: {%s}}", test.backend))
 		r, problems := Compile(nil, st, Config{})
@@ -415,7 +415,7 @@ spec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}`
 		if got == "" {
 			got = join(b.endpoints, 9)
 		}
-		if got != test.want || b.h2c != test.h2c || (len(problems) > 0) != test.problem {
+		if got != test.want || b.h2c != test.h2c || notes(problems) != test.problem {
 			t.Errorf("%s: got %s, h2c %v, problems %q", test.backend, got, b.h2c, notes(problems))
 		}
 	}
@@ -508,10 +508,10 @@ func TestTLSProblems(t *testing.T) {
 	st.Secrets[kube.Name{Namespace: "ns", Name: "empty"}] = &corev1.Secret{}
 	r, problems := Compile(nil, st, Config{})
 	want := strings.Join([]string{
-		"ns/i: spec.tls[0].secretName: Secret ns/missing does not exist: a self-signed certificate stands in",
-		"ns/i: spec.tls[1].secretName: Secret ns/broken: tls: failed to find any PEM data in certificate input: a self-signed certificate stands in",
-		"ns/i: spec.tls[2].secretName: Secret ns/empty: it has no tls.crt: a self-signed certificate stands in",
-		`ns/i: spec.tls[3]: the certificate of Secret ns/good is not valid for host "other.example"`,
+		`ns/i: spec.tls[0].secretName: no Secret "missing" in namespace "ns"`,
+		`ns/i: spec.tls[1].secretName: Secret "broken" is no certificate with its key: tls: failed to find any PEM data in certificate input`,
+		`ns/i: spec.tls[2].secretName: Secret "empty" has no tls.crt and tls.key`,
+		`ns/i: spec.tls[3]: the certificate of Secret "good" is not valid for host "other.example"`,
 	}, "\n")
 	if diff := cmp.Diff(want, notes(problems)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
