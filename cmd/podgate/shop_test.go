@@ -109,7 +109,7 @@ func TestShopWorks(t *testing.T) {
 	t.Run("a pod sees the address of the pod that asks it", func(t *testing.T) {
 		s := s.in(t)
 		ip := strings.Fields(s.must("podgate exec -n shop batch -- hostname -I"))[0]
-		got := s.must("podgate exec -n shop batch -- curl -s http://web/clientip")
+		got := s.must("podgate exec -n shop batch -- curl -4 -s http://web/clientip")
 		if !strings.HasPrefix(got, ip+":") {
 			t.Errorf("web saw %s, want %s", got, ip)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,7 +29,7 @@ func processesOf(t *testing.T) map[int]string {
 		exe, err := os.Stat(dir + "/exe")
 		cmdline, _ := os.ReadFile(dir + "/cmdline")
 		name, _, _ := strings.Cut(string(cmdline), "\x00")
-		if err == nil && os.SameFile(self, exe) && strings.HasPrefix(filepath.Base(name), "podgate") {
+		if err == nil && os.SameFile(self, exe) && slices.Contains([]string{"podgate", "podgate-keeper"}, filepath.Base(name)) {
 			found[pid] = strings.ReplaceAll(string(cmdline), "\x00", " ")
 		}
 	}
