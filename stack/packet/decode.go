@@ -177,6 +177,9 @@ func Decode(p *Packet, f Frame) Fault {
 	if fault = p.decodeTransport(eth); fault != OK {
 		return fault
 	}
+	if p.SrcPort == p.DstPort && p.Src == p.Dst {
+		return Land
+	}
 	if f[0]&NeedsCsum|f[1] != 0 {
 		return p.checkVnet()
 	}
@@ -379,8 +382,6 @@ func martian4(src, dst uint32) Fault {
 		return OK
 	case src>>24 == 0 || src>>24 == 127 || src>>28 == 14 || src == broadcast:
 		return MartianSource
-	case src == dst:
-		return Land
 	}
 	return OK
 }
@@ -394,8 +395,6 @@ func martian6(src, dst *Addr) Fault {
 		return MartianSource
 	case src[0] == 0 && *src == Addr{} && dst[0] != 0xff: // else it looks for a duplicate
 		return MartianSource
-	case *src == *dst:
-		return Land
 	}
 	return OK
 }

@@ -161,6 +161,12 @@ func vnet(f Frame, change func(h *VnetHdr)) Frame {
 func from(t Tuple, a string) Frame { t.Src = addr(a); return full(t, "") }
 func to(t Tuple, a string) Frame   { t.Dst = addr(a); return full(t, "") }
 
+// land is sent by a host to itself, from the port that it goes to.
+func land(t Tuple) Frame {
+	t.Dst, t.DstPort = t.Src, t.SrcPort
+	return full(t, "")
+}
+
 const ip = ethLen
 
 // faultCases is one or more malformed frames for every fault of Decode.
@@ -228,8 +234,8 @@ func faultCases() map[string]struct {
 		"destination ::1":               {MartianDestination, to(tcp6, "::1")},
 		"destination ::":                {MartianDestination, to(tcp6, "::")},
 		"destination v4-mapped":         {MartianDestination, edit(full(tcp6, ""), ip+24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10)},
-		"land":                          {Land, to(tcp4, "10.244.0.5")},
-		"land IPv6":                     {Land, to(tcp6, "fd00:10:244::5")},
+		"land":                          {Land, land(tcp4)},
+		"land IPv6":                     {Land, land(tcp6)},
 		"first fragment cuts TCP":       {TinyFragment, frag(16, 0, true)},
 		"TCP options cut by fragment":   {TinyFragment, edit(frag(24, 0, true), ip+20+12, 8<<4)},
 		"fragment over TCP flags":       {TinyFragment, frag(16, 8, false)},

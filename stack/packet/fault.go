@@ -47,7 +47,9 @@ const (
 	// MartianDestination has a loopback, unspecified, 0.0.0.0/8 or, in IPv6,
 	// v4-mapped destination.
 	MartianDestination
-	// Land has the same source and destination address.
+	// Land has the same address and port at both ends (RFC 1122 does not foresee
+	// it, and some stacks answer themselves). Another port alone is the node
+	// asking its own node port.
 	Land
 	// TinyFragment is a first fragment without its whole transport header, or
 	// a later one that would overwrite it (RFC 1858, RFC 7112).
