@@ -362,6 +362,17 @@ func TestTAPErrorNamesTheDevice(t *testing.T) {
 	})
 }
 
+func TestTAPNamesAreChecked(t *testing.T) {
+	for _, name := range []string{"", "sixteen-bytes-xx"} {
+		nstest.New(t).Do(func() error {
+			if _, err := link.CreateTAP(name, 1500); err == nil || !strings.Contains(err.Error(), "1 to 15 bytes") {
+				return fmt.Errorf("%q: got %v", name, err)
+			}
+			return nil
+		})
+	}
+}
+
 func kinds() []string {
 	if tunError() != nil {
 		return []string{"veth"}

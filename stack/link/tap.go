@@ -48,6 +48,10 @@ const (
 // the interface is made persistent for a moment and attached a second time
 // with the flag set.
 func CreateTAP(name string, mtu int) (fd int, err error) {
+	req, err := unix.NewIfreq(name) // refuses a name that is too long
+	if err != nil || name == "" {
+		return -1, fmt.Errorf("create TAP %q: an interface name has 1 to %d bytes", name, unix.IFNAMSIZ-1)
+	}
 	fd, err = openTun()
 	if err != nil {
 		return -1, err
@@ -61,7 +65,7 @@ func CreateTAP(name string, mtu int) (fd int, err error) {
 	if err := createPersistent(name); err != nil {
 		return -1, fmt.Errorf("create TAP %s: %w", name, err)
 	}
-	if err := attach(fd, name); err != nil {
+	if err := attach(fd, req); err != nil {
 		return -1, errors.Join(fmt.Errorf("attach TAP %s: %w", name, err), remove(name))
 	}
 	l, err := netlink.LinkByName(name)
@@ -106,11 +110,7 @@ func createPersistent(name string) error {
 
 // attach makes fd the queue of the interface, in the one order that works, and
 // lets the interface go with it.
-func attach(fd int, name string) error {
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
+func attach(fd int, req *unix.Ifreq) (err error) {
 	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return fmt.Errorf("TUNSETIFF: %w", err)

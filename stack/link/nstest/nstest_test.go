@@ -3,12 +3,14 @@ package nstest_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"podgate/stack/link/ns"
 	"podgate/stack/link/nstest"
@@ -71,6 +73,40 @@ func TestVethJoinsTwoNamespaces(t *testing.T) {
 	}
 }
 
+func TestRoutesCrossARouterAndABridge(t *testing.T) {
+	a, router, sw, b := nstest.New(t), nstest.New(t), nstest.New(t), nstest.New(t)
+	nstest.Veth(t, a, "eth0", router, "eth0")
+	nstest.Veth(t, router, "eth1", sw, "port0")
+	nstest.Veth(t, sw, "port1", b, "eth0")
+	if err := sw.Bridge("br0", "port0", "port1"); err != nil {
+		t.Fatal(err)
+	}
+	b.MAC("eth0", [6]byte{0x0a, 0x58, 198, 51, 100, 2})
+	b.MTU("eth0", 1400)
+	a.Addr("eth0", "192.0.2.1/24", "2001:db8:1::1/64")
+	router.Addr("eth0", "192.0.2.254/24", "2001:db8:1::fe/64")
+	router.Addr("eth1", "198.51.100.254/24", "2001:db8:2::fe/64")
+	b.Addr("eth0", "198.51.100.2/24", "2001:db8:2::2/64")
+	router.Sysctl("net.ipv4.ip_forward", "1")
+	router.Sysctl("net.ipv6.conf.all.forwarding", "1")
+	a.Route("default4", "192.0.2.254")
+	a.Route("default6", "2001:db8:1::fe")
+	b.Route("192.0.2.0/24", "198.51.100.254")
+	b.Route("2001:db8:1::/64", "2001:db8:2::fe")
+	for _, addr := range []string{"198.51.100.2:0", "[2001:db8:2::2]:0"} {
+		var l net.Listener
+		b.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err })
+		defer l.Close()
+		a.Do(func() error {
+			c, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		})
+	}
+}
+
 func TestCommandRunsInside(t *testing.T) {
 	n := nstest.New(t)
 	var want string
@@ -123,6 +159,38 @@ func TestDoReturnsErrorsAndPanics(t *testing.T) {
 		}
 	}()
 	n.NS.Do(func() error { panic("boom") })
+}
+
+func TestClosedNamespacesLeaveNothing(t *testing.T) {
+	count := func() string {
+		fds, err1 := os.ReadDir("/proc/self/fd")
+		links, err2 := net.Interfaces()
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(len(fds), " descriptors, ", len(links), " links")
+	}
+	use := func() {
+		a, err1 := ns.New("a")
+		b, err2 := ns.New("b")
+		if err := errors.Join(err1, err2, ns.Veth(a, "eth0", b, "eth0")); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Command("true").Run(); err != nil {
+			t.Fatal(err)
+		}
+		a.Close()
+		b.Close()
+		b.Close()
+	}
+	use() // opens what the runtime keeps
+	want := count()
+	for range 10 {
+		use()
+	}
+	if got := count(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
 
 // The isolated binary passes on the exit code and the arguments.
