@@ -42,9 +42,9 @@ type worker struct {
 
 	buffers []byte
 	frames  [budget]packet.Frame // of buffers
+	batch   [budget]arrival      // of frames
 	touched []*port
 	made    arena
-	pkt     packet.Packet // the frame at hand
 	inner   packet.Packet // what an ICMP error quotes
 	nextID  flow.PortID
 	ticked  int64
@@ -52,6 +52,13 @@ type worker struct {
 	reasons [numReasons]counter
 	denials map[denial]uint64
 	drops   dropRing
+}
+
+// arrival is a frame as it came.
+type arrival struct {
+	pkt   packet.Packet
+	fault packet.Fault
+	hash  uint64 // of its flow.Key
 }
 
 // port is an attachment at work.
@@ -113,18 +120,15 @@ func (w *worker) begin(now int64) {
 // receive takes one batch from in, to its destinations.
 func (w *worker) receive(in *port) int {
 	n, err := in.dev.ReadBatch(w.frames[:])
-	bytes := 0
-	for _, f := range w.frames[:n] {
-		bytes += len(f)
-		w.frame(in, f)
-	}
 	if n > 0 {
-		in.rxFrames.add(uint64(n))
-		in.rxBytes.add(uint64(bytes - n*packet.VnetHdrLen))
+		w.decode(in, n)
+		for i := range n {
+			w.frame(in, &w.batch[i])
+		}
 		w.flush()
-	}
-	for i := range n {
-		w.frames[i] = w.buffer(i)
+		for i := range n {
+			w.frames[i] = w.buffer(i)
+		}
 	}
 	if err != nil {
 		w.cfg.Log.Warn("device is gone", "port", in.id, "pod", in.label(), "err", err)
@@ -133,11 +137,30 @@ func (w *worker) receive(in *port) int {
 	return n
 }
 
+// decode reads a whole batch before any of it is handled, so that the memory of
+// its flows is on the way together.
+func (w *worker) decode(in *port, n int) {
+	var hashes [budget]uint64
+	bytes := 0
+	for i, f := range w.frames[:n] {
+		a := &w.batch[i]
+		a.fault = packet.Decode(&a.pkt, f)
+		a.hash = w.flows.Hash(&flow.Key{Tuple: a.pkt.Tuple, Port: in.id})
+		hashes[i] = a.hash
+		bytes += len(f) - packet.VnetHdrLen
+	}
+	if n > 1 {
+		w.flows.Warm(hashes[:n])
+	}
+	in.rxFrames.add(uint64(n))
+	in.rxBytes.add(uint64(max(bytes, 0)))
+}
+
 // frame classifies one frame, which is forwarded, answered or counted.
-func (w *worker) frame(in *port, f packet.Frame) {
-	p := &w.pkt
-	if fault := packet.Decode(p, f); fault != packet.OK {
-		w.drop(in, nil, fromFault(fault))
+func (w *worker) frame(in *port, a *arrival) {
+	p := &a.pkt
+	if a.fault != packet.OK {
+		w.drop(in, nil, fromFault(a.fault))
 		return
 	}
 	if !in.Local && p.SrcMAC() != in.MAC {
@@ -156,17 +179,18 @@ func (w *worker) frame(in *port, f packet.Frame) {
 			w.drop(in, p, r)
 			return
 		}
+		a.hash = w.flows.Hash(&flow.Key{Tuple: p.Tuple, Port: in.id})
 	case p.Proto == packet.ICMP || p.Proto == packet.ICMPv6:
 		if w.icmp(in, p) {
 			return
 		}
 	}
-	w.unicast(in, p)
+	w.unicast(in, p, a.hash)
 }
 
 // unicast finds the packet's flow, or makes it, and replays it.
-func (w *worker) unicast(in *port, p *packet.Packet) {
-	f, leg := w.flows.Lookup(&flow.Key{Tuple: p.Tuple, Port: in.id}, w.now)
+func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
+	f, leg := w.flows.LookupHash(&flow.Key{Tuple: p.Tuple, Port: in.id}, hash, w.now)
 	if f == nil || f.Gen != w.snap.Generation {
 		if f, leg = w.attend(in, p, f, leg); f == nil {
 			return

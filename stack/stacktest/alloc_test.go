@@ -1,6 +1,7 @@
 package stacktest
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"podgate/stack"
@@ -82,4 +83,51 @@ func BenchmarkHitPath(b *testing.B) {
 	for b.Loop() {
 		one()
 	}
+}
+
+// With many conversations a packet costs the memory that its flow lies in.
+func BenchmarkManyFlows(b *testing.B) {
+	w := New(b, stack.Config{})
+	w.Apply(shop)
+	web, api := w.Pod("web"), w.Pod("api")
+	const flows = 100_000
+	frame := func(i int) packet.Frame {
+		return Packet{
+			Tuple: packet.Tuple{
+				Src: packet.AddrFrom(web.IP()), Dst: packet.AddrFrom(api.IP()),
+				SrcPort: uint16(1024 + i%50_000), DstPort: uint16(1 + i/50_000), Proto: packet.UDP,
+			},
+			SrcMAC: web.MAC, DstMAC: api.MAC, Payload: make([]byte, 18),
+		}.Frame()
+	}
+	drain := make([]packet.Frame, 64)
+	for i := range drain {
+		drain[i] = make(packet.Frame, link.MaxFrame)
+	}
+	send := func(batch []packet.Frame) {
+		web.dev.WriteBatch(batch)
+		w.Plane.Poll()
+		api.dev.ReadBatch(drain)
+	}
+	batch := make([]packet.Frame, 0, 64)
+	for i := range flows {
+		if batch = append(batch, frame(i)); len(batch) == 64 {
+			send(batch)
+			batch = batch[:0]
+		}
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	var batches [256][]packet.Frame
+	for i := range batches {
+		for range 64 {
+			batches[i] = append(batches[i], frame(r.IntN(flows-64)))
+		}
+	}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		send(batches[n%len(batches)])
+		n++
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*64), "ns/packet")
 }
