@@ -31,15 +31,8 @@ func serve(t *testing.T, cfg Config, st *kube.State) (s *Server, addr string) {
 	t.Helper()
 	s = NewServer(cfg)
 	s.SetZone(Compile(nil, st, testConfig))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, pc := listenBoth(t)
 	addr = l.Addr().String()
-	pc, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var serving sync.WaitGroup
 	for _, f := range []func() error{func() error { return s.ServeUDP(pc) }, func() error { return s.ServeTCP(l) }} {
 		serving.Go(func() {
@@ -55,6 +48,24 @@ func serve(t *testing.T, cfg Config, st *kube.State) (s *Server, addr string) {
 		serving.Wait()
 	})
 	return s, addr
+}
+
+// listenBoth takes a port that is free for TCP and UDP.
+func listenBoth(t *testing.T) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for range 20 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pc, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return l, pc
+		}
+		l.Close()
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return nil, nil
 }
 
 func ask(t *testing.T, network, addr string, q *dns.Msg) *dns.Msg {
