@@ -152,8 +152,15 @@ func serviceOf(s *discoveryv1.EndpointSlice) (kube.Name, bool) {
 		return kube.Name{}, false
 	}
 	name := s.Labels[discoveryv1.LabelServiceName]
-	_, headless := s.Labels[corev1.IsHeadlessService]
-	return kube.Name{Namespace: s.Namespace, Name: name}, name != "" && !headless
+	return kube.Name{Namespace: s.Namespace, Name: name}, name != "" && ours(s.Labels)
+}
+
+// ours says whether the labels of a Service or an EndpointSlice leave it to
+// the cluster's own proxy.
+func ours(labels map[string]string) bool {
+	_, other := labels[labelProxyName]
+	_, headless := labels[corev1.IsHeadlessService]
+	return !other && !headless
 }
 
 // index adds or removes s among the slices of a Service.
@@ -187,10 +194,7 @@ func (t *Table) compile(o owner, old *Service) *Service {
 		return nil
 	}
 	svc := t.inputs.services[o.Name]
-	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone {
-		return nil
-	}
-	if _, other := svc.Labels[labelProxyName]; other {
+	if svc == nil || !ours(svc.Labels) || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil
 	}
 	c := compiler{

@@ -69,6 +69,17 @@ func TestFields(t *testing.T) {
 		}), two}, []want{
 			{dst: "10.96.0.1:80", gets: "unallocated"},
 		}},
+		{"metadata.labels headless", []func(*world){svc(func(s *corev1.Service) {
+			s.Labels = map[string]string{"service.kubernetes.io/headless": ""}
+		}), two}, []want{
+			{dst: "10.96.0.1:80", gets: "unallocated"},
+		}},
+		{"metadata.labels of a slice", []func(*world){svc(), eps(ep(a)), func(w *world) {
+			w.slice("web-2", "web", ep(b)).Labels["service.kubernetes.io/headless"] = ""
+			w.slice("web-3", "web", ep(c)).Labels["service.kubernetes.io/service-proxy-name"] = "other"
+		}}, []want{
+			{dst: "10.96.0.1:80", gets: onlyA},
+		}},
 		{"spec.ports", []func(*world){svc(ports(
 			corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromString("web")},
 			corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(5353)},
