@@ -35,12 +35,8 @@ func setDefaults(o API) {
 		}
 	case *corev1.Service:
 		defaultService(o)
-	case *corev1.Endpoints:
-		for i := range o.Subsets {
-			for j := range o.Subsets[i].Ports {
-				defaulted(&o.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)
-			}
-		}
+	case *oldEndpoints:
+		defaultEndpoints(o)
 	case *discoveryv1.EndpointSlice:
 		for i := range o.Ports {
 			defaultPtr(&o.Ports[i].Name, "")

@@ -20,8 +20,7 @@ const (
 	managedBySelector = "endpointslice-controller.k8s.io"
 	managedByMirror   = "endpointslicemirroring-controller.k8s.io"
 
-	maxEndpoints = 100  // in a slice, the controller's default
-	maxMirrored  = 1000 // addresses of an Endpoints subset that are mirrored
+	maxEndpoints = 100 // in a slice, the controller's default
 )
 
 // sliceGroup is what goes into slices together: endpoints of one family that
@@ -267,55 +266,4 @@ func networkContainers(spec *corev1.PodSpec) func(yield func(*corev1.Container) 
 			}
 		}
 	}
-}
-
-func (s *Store) endpointsRecord(name Name) *corev1.Endpoints {
-	if r := s.records[key{"Endpoints", name}]; r != nil {
-		return r.want.(*corev1.Endpoints)
-	}
-	return nil
-}
-
-func mirrored(e *corev1.Endpoints) bool {
-	_, leader := e.Annotations["control-plane.alpha.kubernetes.io/leader"]
-	return e.Labels[discoveryv1.LabelSkipMirror] != "true" && !leader
-}
-
-// mirror turns Endpoints that somebody wrote into groups.
-func mirror(e *corev1.Endpoints) []sliceGroup {
-	var groups []sliceGroup
-	for _, subset := range e.Subsets {
-		ports := []discoveryv1.EndpointPort{}
-		for _, p := range subset.Ports {
-			ports = append(ports, discoveryv1.EndpointPort{Name: new(p.Name), Protocol: new(p.Protocol), Port: new(p.Port), AppProtocol: p.AppProtocol})
-		}
-		at := map[discoveryv1.AddressType]int{}
-		add := func(addrs []corev1.EndpointAddress, ready bool) {
-			for _, a := range addrs[:min(len(addrs), maxMirrored)] {
-				ip, err := netip.ParseAddr(a.IP)
-				if err != nil {
-					continue
-				}
-				f := discoveryv1.AddressType(familyOf(ip))
-				i, known := at[f]
-				if !known {
-					i = len(groups)
-					at[f] = i
-					groups = append(groups, sliceGroup{family: f, ports: ports})
-				}
-				out := discoveryv1.Endpoint{
-					Addresses:  []string{a.IP},
-					Conditions: discoveryv1.EndpointConditions{Ready: new(ready)},
-					TargetRef:  a.TargetRef, NodeName: a.NodeName,
-				}
-				if a.Hostname != "" {
-					out.Hostname = new(a.Hostname)
-				}
-				groups[i].endpoints = append(groups[i].endpoints, out)
-			}
-		}
-		add(subset.Addresses, true)
-		add(subset.NotReadyAddresses, false)
-	}
-	return groups
 }

@@ -90,7 +90,7 @@ var kinds = []*kind{
 	{name: "Secret", version: "v1", resource: "secrets", new: func() API { return new(corev1.Secret) }},
 	{name: "NetworkPolicy", group: "networking.k8s.io", version: "v1", resource: "networkpolicies", new: func() API { return new(networkingv1.NetworkPolicy) }},
 	{name: "Service", version: "v1", resource: "services", new: func() API { return new(corev1.Service) }},
-	{name: "Endpoints", version: "v1", resource: "endpoints", new: func() API { return new(corev1.Endpoints) }},
+	{name: "Endpoints", version: "v1", resource: "endpoints", new: func() API { return new(oldEndpoints) }},
 	{name: "EndpointSlice", group: "discovery.k8s.io", version: "v1", resource: "endpointslices", new: func() API { return new(discoveryv1.EndpointSlice) }},
 	{name: "IngressClass", group: "networking.k8s.io", version: "v1", resource: "ingressclasses", clusterScoped: true, new: func() API { return new(networkingv1.IngressClass) }},
 	{name: "Ingress", group: "networking.k8s.io", version: "v1", resource: "ingresses", new: func() API { return new(networkingv1.Ingress) }},

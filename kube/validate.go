@@ -31,7 +31,7 @@ func validate(o API) field.ErrorList {
 		errs = append(errs, validateSecret(o)...)
 	case *corev1.Service:
 		errs = append(errs, validateService(o)...)
-	case *corev1.Endpoints:
+	case *oldEndpoints:
 		errs = append(errs, validateEndpoints(o)...)
 	case *discoveryv1.EndpointSlice:
 		errs = append(errs, validateEndpointSlice(o)...)

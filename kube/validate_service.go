@@ -208,35 +208,6 @@ func validateServiceUpdate(o, old *corev1.Service) (errs field.ErrorList) {
 	return errs
 }
 
-func validateEndpoints(o *corev1.Endpoints) (errs field.ErrorList) {
-	for i, sub := range o.Subsets {
-		at := field.NewPath("subsets").Index(i)
-		if len(sub.Addresses)+len(sub.NotReadyAddresses) == 0 {
-			errs = append(errs, field.Required(at, "must specify `addresses` or `notReadyAddresses`"))
-		}
-		for name, addrs := range map[string][]corev1.EndpointAddress{"addresses": sub.Addresses, "notReadyAddresses": sub.NotReadyAddresses} {
-			for j, a := range addrs {
-				errs = append(errs, validateOrdinaryIP(a.IP, at.Child(name).Index(j).Child("ip"))...)
-				if a.Hostname != "" {
-					errs = append(errs, invalid(at.Child(name).Index(j).Child("hostname"), a.Hostname, utilvalidation.IsDNS1123Label(a.Hostname))...)
-				}
-			}
-		}
-		for j, p := range sub.Ports {
-			at := at.Child("ports").Index(j)
-			switch {
-			case p.Name == "" && len(sub.Ports) > 1:
-				errs = append(errs, field.Required(at.Child("name"), ""))
-			case p.Name != "":
-				errs = append(errs, invalid(at.Child("name"), p.Name, utilvalidation.IsDNS1123Label(p.Name))...)
-			}
-			errs = append(errs, validatePortNumber(p.Port, at.Child("port"))...)
-			errs = append(errs, validateProtocol(p.Protocol, at.Child("protocol"))...)
-		}
-	}
-	return errs
-}
-
 func validateEndpointSlice(o *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := oneOf(o.AddressType, field.NewPath("addressType"), discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 	endpoints, ports := field.NewPath("endpoints"), field.NewPath("ports")
