@@ -1,2 +1,15 @@
-// Package stack is the data plane: what happens to a frame.
+// Package stack is the data plane: what happens to a frame between the device
+// that it came from and the one that it leaves by. docs/packet-walk.md draws it.
+//
+//	worker.go      the step function: classify, flow, replay, flush
+//	decide.go      what shall happen to a flow's first packet
+//	commit.go      making the flow of a decision
+//	replay.go      the hit path
+//	revalidate.go  flows and new configurations
+//	refuse.go      drops, rejections, their counters
+//	arp_nd.go, icmp.go, fragments.go, multicast.go: the exceptions
+//	plane.go, ports.go, run.go: the plane from outside, and its loop
+//
+// The package starts no goroutines. Plane.Run is one, the worker, locked to its
+// thread; whoever called it stops it by its context and waits for it to return.
 package stack
