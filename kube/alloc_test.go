@@ -71,7 +71,6 @@ service/d created`
 	}
 	// What a held is free when it is gone, and problems end with their cause.
 	s.Delete(load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a}"))
-	want = "service/a created\n"
 	if got := said(s.Apply(load(t, manifest)[1:3])); got != "service/b created\nservice/c created" {
 		t.Errorf("got %s", got)
 	}
@@ -261,6 +260,12 @@ func TestBuiltins(t *testing.T) {
 	}
 	if got := said(s.Delete(load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: kube-dns, namespace: kube-system}"))); !strings.Contains(got, "forbidden") {
 		t.Errorf("got %s", got)
+	}
+	pod := load(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: podgate-dns, namespace: kube-system}\nspec: {containers: [{name: c, image: i}]}")
+	for _, got := range []string{said(s.Apply(pod)), said(s.Delete(pod))} {
+		if !strings.Contains(got, "built into podgate") {
+			t.Errorf("got %s", got)
+		}
 	}
 	if got := said(s.Apply(load(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {a: b}}"))); got != "namespace/default configured" {
 		t.Errorf("got %s", got)

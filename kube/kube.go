@@ -1,6 +1,13 @@
 // Package kube holds the desired state: Kubernetes objects read from manifests
 // (or, later, an API server), what a control plane would have allocated for
 // them, and complete immutable states for the compilers.
+//
+//	files --Load--> Objects --Apply, Sync--> Store --State--> nat, policy, dns, ingress, pod
+//	                                          ^  |
+//	         SetPodStatus, PodGone, from pod -+  +--> Subscribe wakes them
+//
+// The one goroutine is that of [Watcher.Run]; its caller starts it and ends it by
+// its context. All else happens in the caller's, under the store's lock.
 package kube
 
 import (

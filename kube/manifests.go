@@ -39,6 +39,9 @@ const ConfigFile = "podgate.yaml"
 // StdinName stands for standard input among paths, as it does for kubectl.
 const StdinName = "-"
 
+// stdinFile is what Problems call it.
+const stdinFile = "stdin"
+
 // Load reads manifests: files, folders with everything below them (.yaml, .yml
 // and .json, in lexical order, hidden ones and [ConfigFile] left out), and "-"
 // for stdin. Files hold any number of documents and Lists.
@@ -78,10 +81,10 @@ func (l *loader) path(path string, stdin io.Reader) {
 	if path == StdinName {
 		data, err := io.ReadAll(stdin)
 		if err != nil {
-			l.fail("stdin", err)
+			l.fail(stdinFile, err)
 			return
 		}
-		l.file("stdin", data)
+		l.file(stdinFile, data)
 		return
 	}
 	info, err := os.Stat(path)

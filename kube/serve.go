@@ -73,7 +73,11 @@ func (s *Store) serving(k key) API {
 func (s *Store) admissible(k key, want API) field.ErrorList {
 	switch o := want.(type) {
 	case *corev1.Pod:
-		if p := s.pods[k.name]; p != nil && p.owner != k {
+		p := s.pods[k.name]
+		switch {
+		case p != nil && p.local:
+			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name, "the pod is built into podgate: it cannot be changed")}
+		case p != nil && p.owner != k:
 			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name,
 				fmt.Sprintf("the pod exists already, made by %s %s", p.owner.kind, p.owner.name))}
 		}

@@ -289,7 +289,7 @@ func (s *Store) delete(o Object) Change {
 	change := Change{Kind: k.kind, Name: k.name, Action: Deleted}
 	r := s.records[k]
 	switch {
-	case r != nil && r.builtin:
+	case r != nil && r.builtin, k.kind == "Pod" && s.pods[k.name] != nil && s.pods[k.name].local:
 		change.Action = Rejected
 		change.Problems = []Problem{{Kind: k.kind, Object: k.name, Err: "forbidden: built into podgate, it may not be deleted"}}
 		return change

@@ -14,12 +14,19 @@ import (
 // configured, those that are gone deleted. What came by Apply stays, and so does
 // what Apply or Delete did to objects whose files did not change since. Of a file
 // that has an Error among its problems nothing is deleted: the last good version
-// of its objects stays. The problems are those of State until the next Sync.
+// of its objects stays. So does what came from standard input, which cannot be
+// read again. The problems are those of State until the next Sync.
 func (s *Store) Sync(objs []Object, problems []Problem) []Change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	problems = slices.Clone(problems)
+	for _, p := range s.loading {
+		if p.File == stdinFile && !slices.Contains(problems, p) {
+			problems = append(problems, p)
+		}
+	}
 	if !slices.Equal(s.loading, problems) {
-		s.loading, s.next.problems = slices.Clone(problems), true
+		s.loading, s.next.problems = problems, true
 	}
 	there := map[key]bool{}
 	var changed []Object
@@ -37,7 +44,7 @@ func (s *Store) Sync(objs []Object, problems []Problem) []Change {
 		}
 	}
 
-	broken := map[string]bool{}
+	broken := map[string]bool{stdinFile: true}
 	for _, p := range problems {
 		broken[p.File] = broken[p.File] || p.Severity == Error
 	}

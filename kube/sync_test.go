@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -89,6 +90,31 @@ func TestSyncOfANamespaceThatOthersAreIn(t *testing.T) {
 	st := s.State()
 	if n := st.Namespaces["shop"]; n == nil || n.Labels["a"] != "" || st.Services[Name{"shop", "web"}] == nil {
 		t.Errorf("got %v, want the namespace without its label and all that is in it", n)
+	}
+}
+
+func TestSyncKeepsWhatCameFromStandardInput(t *testing.T) {
+	s := testStore(Config{})
+	m, ps := Load([]string{"-"}, strings.NewReader(configMap("a", "1")+"kind: ["))
+	s.Sync(m.Objects, ps)
+	s.Sync(nil, nil)
+	if st := s.State(); st.ConfigMaps[Name{"default", "a"}] == nil || len(st.Problems) != 1 {
+		t.Errorf("got %v, problems %v", st.ConfigMaps, st.Problems)
+	}
+}
+
+func TestWatcherIgnoresWhatIsBesideItsFiles(t *testing.T) {
+	w := &Watcher{Paths: []string{"-", "shop", "/etc/x/one.yaml", "."}}
+	for name, want := range map[string]bool{
+		"shop/a.yaml": true, "shop/sub/a.json": true, "shop/sub": true, "shop/notes.txt": false, "shop/.a.yaml.swp": false,
+		"/etc/x/one.yaml": true, "/etc/x/two.yaml": false, "/etc/x": false, "b.yml": true, "podgate.yaml": false,
+	} {
+		if got := w.concerns(fsnotify.Event{Name: name, Op: fsnotify.Write}); got != want {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+	if w.concerns(fsnotify.Event{Name: "shop/a.yaml", Op: fsnotify.Chmod}) {
+		t.Error("a change of mode is no change")
 	}
 }
 

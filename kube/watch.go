@@ -54,6 +54,16 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.watchFolders(fw)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var since time.Time // the first event that was not followed by a reading
+	// look reads the files after a quiet moment, but lets no storm put it off for ever.
+	look := func() {
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) < 10*quiet {
+			timer.Reset(quiet)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -63,15 +73,16 @@ func (w *Watcher) Run(ctx context.Context) error {
 				return errors.New("watch manifests: the watch ended")
 			}
 			if w.concerns(e) {
-				timer.Reset(quiet)
+				look()
 			}
 		case err, ok := <-fw.Errors:
 			if !ok {
 				return errors.New("watch manifests: the watch ended")
 			}
 			w.Log.Warn("watch manifests", "err", err)
-			timer.Reset(quiet) // events may have been lost: look
+			look() // events may have been lost
 		case <-timer.C:
+			since = time.Time{}
 			w.watchFolders(fw)
 			w.sync()
 		}
@@ -128,7 +139,26 @@ func (w *Watcher) watchFolders(fw *fsnotify.Watcher) {
 	}
 }
 
-// concerns leaves out what editors and reading do beside changing manifests.
+// concerns leaves out what editors do beside changing manifests, and what else
+// happens in the folder of a file.
 func (w *Watcher) concerns(e fsnotify.Event) bool {
-	return e.Op != fsnotify.Chmod && !strings.HasPrefix(filepath.Base(e.Name), ".")
+	name := filepath.Clean(e.Name)
+	if e.Op == fsnotify.Chmod {
+		return false
+	}
+	for _, p := range w.files() {
+		p = filepath.Clean(p)
+		if name == p {
+			return true
+		}
+		below, inside := strings.CutPrefix(name, strings.TrimSuffix(p, "/")+"/")
+		if p == "." {
+			below, inside = name, !filepath.IsAbs(name)
+		}
+		base := filepath.Base(below)
+		if inside && !strings.HasPrefix(base, ".") && (isManifest(base) || filepath.Ext(base) == "") {
+			return true // without an extension it may be a folder
+		}
+	}
+	return false
 }
