@@ -98,7 +98,8 @@ func (w *worker) endorse(f *flow.Flow) standing {
 	default:
 		w.reasons[FlowCutByRoute].add(1)
 	}
-	c.cut = &d
+	last := d // on the heap only here
+	c.cut = &last
 	f.Gen = 0
 	return cut
 }

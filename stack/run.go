@@ -28,6 +28,7 @@ func (p *Plane) do(f func(*worker)) {
 	m.mu.Lock()
 	if !m.running {
 		defer m.mu.Unlock()
+		p.worker.begin(p.cfg.Now())
 		f(p.worker)
 		return
 	}
