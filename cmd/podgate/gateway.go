@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	mdns "github.com/miekg/dns"
@@ -166,7 +167,7 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	}
 	g.local, err = local.New(local.Config{
 		Addrs: own.all(), MAC: macOf(own.dns), GatewayMAC: mac, MTU: g.cfg.MTU, Log: g.log,
-		EgressOff: g.cfg.Egress == "none",
+		EgressOff: g.cfg.Egress == "none", Allowed: g.cfg.EgressAllow,
 	})
 	if err != nil {
 		return err
@@ -205,7 +206,7 @@ func (g *gateway) startServers(own addrs) error {
 		if !l.at.IsValid() {
 			continue
 		}
-		ln, err := net.Listen("tcp", l.at.String())
+		ln, err := listenSoon(l.at)
 		if err != nil {
 			return fmt.Errorf("%s: cannot listen on %s: %w; choose another with --set %s=ADDR:PORT, or none with --set %s=", l.what, l.at, cause(err), l.key, l.key)
 		}
@@ -213,6 +214,18 @@ func (g *gateway) startServers(own addrs) error {
 		g.wg.Go(func() { g.fatal(l.what, l.serve(ln)) })
 	}
 	return nil
+}
+
+// listenSoon listens, giving a second to whoever has the port: the sockets of a
+// killed instance outlive its last process by moments.
+func listenSoon(at netip.AddrPort) (ln net.Listener, err error) {
+	for range 20 {
+		if ln, err = net.Listen("tcp", at.String()); !errors.Is(err, syscall.EADDRINUSE) {
+			return ln, err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return nil, err
 }
 
 // cause is the innermost error: "address already in use".
@@ -422,10 +435,21 @@ func (g *gateway) publish(t *nat.Table) []control.Listener {
 		if host.IsLoopback() && host.Is4() {
 			host = g.cfg.PublishAddr
 		}
-		pubs = append(pubs, local.Publication{Proto: p.Proto, HostAddr: netip.AddrPortFrom(host, p.Port), Target: p.Target, Name: what})
+		pubs = append(pubs, local.Publication{Proto: p.Proto, HostAddr: netip.AddrPortFrom(host, p.Port), Target: p.Target, Sources: p.Sources, Name: what})
 		out = append(out, control.Listener{Address: fmt.Sprintf("%s/%s", netip.AddrPortFrom(host, p.Port), protoName(p.Proto)), For: what})
 	}
-	g.local.Publish(pubs)
+	for _, err := range g.local.Publish(pubs) {
+		var pe *local.PublishError
+		if !errors.As(err, &pe) {
+			continue
+		}
+		g.log.Warn("port is not published", "err", err)
+		for i, pub := range pubs {
+			if pub.HostAddr == pe.HostAddr && pub.Proto == pe.Proto && pub.Name == pe.Name {
+				out[i].Problem = pe.Err.Error()
+			}
+		}
+	}
 	return out
 }
 

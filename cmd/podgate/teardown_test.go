@@ -53,12 +53,23 @@ func (s *shell) nothingLeft() {
 		}
 		return strings.Join(all, "\n")
 	}
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("left behind:\n%s", left())
+		}
+	})
+	until(s.t, "nothing is left", func() bool { return left() == "" })
+}
+
+// until polls a condition for 10 s.
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for left() != "" {
+	for !cond() {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("left behind after 10 s:\n%s", left())
+			t.Fatalf("not within 10 s: %s", what)
 		}
 		<-tick.C
 	}

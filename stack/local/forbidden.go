@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -51,9 +52,17 @@ var embedded = []struct {
 
 // Refuses says whether egress refuses to dial a: what Config forbids, the
 // host's loopback and own interface addresses, link-local, multicast,
-// broadcast and unspecified addresses, and IPv6 addresses that embed one.
+// broadcast and unspecified addresses, and IPv6 addresses that embed one;
+// except what Config allows.
 func (s *Stack) Refuses(a netip.Addr) bool {
-	return s.cfg.EgressOff || s.refuses(a)
+	if s.cfg.EgressOff {
+		return true
+	}
+	plain := a.WithZone("").Unmap()
+	if slices.ContainsFunc(s.cfg.Allowed, func(p netip.Prefix) bool { return p.Contains(plain) }) {
+		return false
+	}
+	return s.refuses(a)
 }
 
 func (s *Stack) refuses(a netip.Addr) bool {

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,13 +37,31 @@ type Publication struct {
 	// Target is where the connection continues: a pod, or the node address and
 	// a node port.
 	Target netip.AddrPort
+	// Sources are the clients that are served, by their true address; none
+	// means everybody (a Service's loadBalancerSourceRanges).
+	Sources []netip.Prefix
 	// Name says in messages whose port this is: "Service shop/web: node port 30080".
 	Name string
 }
 
+// admits says whether a client may use the port.
+func (p *Publication) admits(client netip.Addr) bool {
+	client = client.WithZone("").Unmap()
+	return len(p.Sources) == 0 || slices.ContainsFunc(p.Sources, func(s netip.Prefix) bool { return s.Contains(client) })
+}
+
+// PublishError is why a Publication is not served.
+type PublishError struct {
+	Publication
+	Err error
+}
+
+func (e *PublishError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *PublishError) Unwrap() error { return e.Err }
+
 // Publish makes the host listen for exactly pubs, leaving alone the listeners
-// that stay, and returns what is wrong, one error for each publication that is
-// not served; the next call tries those again. A publication whose target
+// that stay, and returns what is wrong, one PublishError for each publication
+// that is not served; the next call tries those again. A publication whose target
 // alone changed keeps its listener and its connections; new ones go to the new
 // target.
 func (s *Stack) Publish(pubs []Publication) []error { return s.pub.reconcile(pubs) }
@@ -93,7 +112,7 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 		pub.HostAddr = netip.AddrPortFrom(pub.HostAddr.Addr().Unmap(), pub.HostAddr.Port())
 		k := publishKey{pub.HostAddr, pub.Proto}
 		if first := want[k]; first != nil {
-			errs = append(errs, fmt.Errorf("%s: %s is taken by %s", pub.Name, pub.HostAddr, first.Name))
+			errs = append(errs, &PublishError{pub, fmt.Errorf("%s is taken by %s", pub.HostAddr, first.Name)})
 			continue
 		}
 		want[k] = &pub
@@ -115,7 +134,7 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 		default:
 			port, err := p.listen(next)
 			if err != nil {
-				errs = append(errs, listenError(next, err))
+				errs = append(errs, &PublishError{*next, listenError(next, err)})
 				continue
 			}
 			p.ports[k] = port
@@ -128,13 +147,13 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 func listenError(pub *Publication, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%s: %s is in use", pub.Name, pub.HostAddr)
+		return fmt.Errorf("%s is in use", pub.HostAddr)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%s: %s is not an address of this host", pub.Name, pub.HostAddr.Addr())
+		return fmt.Errorf("%s is not an address of this host", pub.HostAddr.Addr())
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s: no permission to listen at %s: its port is below sysctl net.ipv4.ip_unprivileged_port_start", pub.Name, pub.HostAddr)
+		return fmt.Errorf("no permission to listen at %s: its port is below sysctl net.ipv4.ip_unprivileged_port_start", pub.HostAddr)
 	}
-	return fmt.Errorf("%s: listen at %s: %w", pub.Name, pub.HostAddr, err)
+	return fmt.Errorf("listen at %s: %w", pub.HostAddr, err)
 }
 
 func (p *publisher) list() []Publication {
@@ -212,10 +231,16 @@ func (p *publisher) accept(port *published, l *net.TCPListener) {
 			host.Abort()
 			continue
 		}
+		pub := port.pub.Load()
+		if !pub.admits(c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()) {
+			p.s.count.publishedFailed.Add(1)
+			host.Abort()
+			continue
+		}
 		p.conns.Add(1)
 		p.s.wg.Go(func() {
 			defer p.conns.Add(-1)
-			p.carry(host, port.pub.Load().Target)
+			p.carry(host, pub.Target)
 		})
 	}
 }

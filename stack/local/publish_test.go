@@ -44,11 +44,56 @@ func publish(t *testing.T, s *Stack, pubs ...Publication) {
 	}
 }
 
+func TestPublishedPortsAdmitTheirSourcesOnly(t *testing.T) {
+	publishing(t, func(t *testing.T, k *kernels, host, client, pod netip.Addr) {
+		l := k.podListener(t, netip.AddrPortFrom(pod, 80))
+		at := netip.AddrPortFrom(host, 30080)
+		pub := Publication{HostAddr: at, Proto: packet.TCP, Target: netip.AddrPortFrom(pod, 80), Name: "x"}
+		ask := func() error {
+			var c net.Conn
+			var err error
+			k.net.Do(func() error {
+				c, err = net.Dial("tcp", at.String())
+				return nil
+			})
+			if err != nil { // the reset may come before connect returns
+				return err
+			}
+			defer c.Close()
+			_, err = c.Read(make([]byte, 1))
+			return err
+		}
+		answers := make(chan error, 1)
+		go func() {
+			in, err := l.Accept()
+			if err == nil {
+				_, err = in.Write([]byte("x"))
+				in.Close()
+			}
+			answers <- err
+		}()
+
+		pub.Sources = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:ffff::/48")}
+		publish(t, k.gw, pub)
+		if err := ask(); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a client outside the ranges: got %v, want a reset", err)
+		}
+		pub.Sources = append(pub.Sources, netip.PrefixFrom(client, client.BitLen()))
+		publish(t, k.gw, pub)
+		if err := ask(); err != nil {
+			t.Errorf("a client inside the ranges: %v", err)
+		}
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPublishedTCPKeepsTheClientAddress(t *testing.T) {
 	publishing(t, func(t *testing.T, k *kernels, host, client, pod netip.Addr) {
 		l := k.podListener(t, netip.AddrPortFrom(pod, 80))
 		at := netip.AddrPortFrom(host, 30080)
-		publish(t, k.gw, Publication{at, packet.TCP, netip.AddrPortFrom(pod, 80), "Service shop/web: node port 30080"})
+		publish(t, k.gw, Publication{HostAddr: at, Proto: packet.TCP, Target: netip.AddrPortFrom(pod, 80), Name: "Service shop/web: node port 30080"})
 
 		var c net.Conn
 		k.net.Do(func() (err error) {
@@ -86,7 +131,7 @@ func TestPublishedTCPKeepsTheClientAddress(t *testing.T) {
 func TestPublishedTCPRefusedByThePodIsReset(t *testing.T) {
 	publishing(t, func(t *testing.T, k *kernels, host, client, pod netip.Addr) {
 		at := netip.AddrPortFrom(host, 30080)
-		publish(t, k.gw, Publication{at, packet.TCP, netip.AddrPortFrom(pod, 80), "x"})
+		publish(t, k.gw, Publication{HostAddr: at, Proto: packet.TCP, Target: netip.AddrPortFrom(pod, 80), Name: "x"})
 		c := must(net.Dial("tcp", at.String()))(t)
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(5 * time.Second))
@@ -119,8 +164,8 @@ func TestPublishedUDPKeepsTheClientAddress(t *testing.T) {
 			all = netip.IPv6Unspecified()
 		}
 		publish(t, k.gw,
-			Publication{netip.AddrPortFrom(host, 30053), packet.UDP, netip.AddrPortFrom(pod, 53), "x"},
-			Publication{netip.AddrPortFrom(all, 30054), packet.UDP, netip.AddrPortFrom(pod, 53), "y"})
+			Publication{HostAddr: netip.AddrPortFrom(host, 30053), Proto: packet.UDP, Target: netip.AddrPortFrom(pod, 53), Name: "x"},
+			Publication{HostAddr: netip.AddrPortFrom(all, 30054), Proto: packet.UDP, Target: netip.AddrPortFrom(pod, 53), Name: "y"})
 		for _, port := range []uint16{30053, 30054} {
 			var c net.Conn
 			k.net.Do(func() (err error) {
@@ -148,14 +193,14 @@ func TestPublishIsLevelTriggered(t *testing.T) {
 	gw := newGateway(t, nil)
 	loopback := netip.MustParseAddr("127.0.0.1")
 	pub := func(port uint16, target string) Publication {
-		return Publication{netip.AddrPortFrom(loopback, port), packet.TCP, netip.MustParseAddrPort(target),
-			fmt.Sprintf("Service shop/web: node port %d", port)}
+		return Publication{HostAddr: netip.AddrPortFrom(loopback, port), Proto: packet.TCP, Target: netip.MustParseAddrPort(target),
+			Name: fmt.Sprintf("Service shop/web: node port %d", port)}
 	}
 	busy := must(net.Listen("tcp", "127.0.0.1:30002"))(t)
 	defer busy.Close()
 
 	errs := gw.Publish([]Publication{pub(30001, "10.244.0.9:80"), pub(30002, "10.244.0.9:80"), pub(30001, "10.244.0.9:81"),
-		{netip.MustParseAddrPort("203.0.113.77:30001"), packet.TCP, netip.MustParseAddrPort("10.244.0.9:80"), "Pod shop/web: host port 30001"}})
+		{HostAddr: netip.MustParseAddrPort("203.0.113.77:30001"), Proto: packet.TCP, Target: netip.MustParseAddrPort("10.244.0.9:80"), Name: "Pod shop/web: host port 30001"}})
 	var got []string
 	for _, err := range errs {
 		got = append(got, err.Error())

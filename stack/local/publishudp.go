@@ -87,7 +87,12 @@ func (p *publisher) receive(port *published, host *net.UDPConn) {
 			continue
 		}
 		k := udpClientKey{port, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
-		target := port.pub.Load().Target
+		pub := port.pub.Load()
+		if !pub.admits(k.from.Addr()) {
+			p.s.count.publishedFailed.Add(1)
+			continue
+		}
+		target := pub.Target
 		c, ok := p.clients.get(k)
 		if ok && c.target != target {
 			p.clients.remove(k, c.session)

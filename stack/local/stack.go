@@ -46,6 +46,9 @@ type Config struct {
 	// Forbidden says which destinations egress refuses beyond the built-in
 	// ones (see Refuses). It is called from many goroutines; nil forbids none.
 	Forbidden func(netip.Addr) bool
+	// Allowed are destinations that egress dials although Refuses would
+	// otherwise hold them back.
+	Allowed []netip.Prefix
 	// EgressOff refuses every destination outside.
 	EgressOff bool
 	// Limits bound what egress and published ports may hold.
