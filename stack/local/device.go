@@ -31,6 +31,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"podgate/stack/link"
 	"podgate/stack/packet"
 )
 
@@ -196,6 +197,11 @@ func (d *device) WriteBatch(frames []packet.Frame) (int, error) {
 		switch {
 		case len(f) < packet.VnetHdrLen+ethLen:
 			d.count.malformed.Add(1)
+		case f.Vnet().GSOType == packet.GSOUDPL4:
+			// netstack would take the datagrams of one send for a single one.
+			if !link.Segment(f, 0, func(f packet.Frame) { d.inject(ns, f) }) {
+				d.count.malformed.Add(1)
+			}
 		default:
 			d.inject(ns, f)
 		}

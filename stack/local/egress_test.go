@@ -4,16 +4,26 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"podgate/stack/link"
 	"podgate/stack/link/nstest"
+	"podgate/stack/packet"
 )
 
 // outside runs f for an address of the internet of each family.
@@ -267,31 +277,209 @@ func TestEgressUDP(t *testing.T) {
 	})
 }
 
+// Ping sockets where the group may, else raw ones.
 func TestEgressPing(t *testing.T) {
 	nstest.Need(t, "ping")
-	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
-		unreachable, forbidden := "203.0.113.50", host4.String()
-		if out.Is6() {
-			unreachable, forbidden = "2001:db8:1::50", host6.String()
-		}
-		for _, size := range []string{"0", "56", "4000"} {
-			if b, err := k.pod.Command("ping", "-c2", "-i0.05", "-W5", "-s", size, out.String()).CombinedOutput(); err != nil {
-				t.Errorf("ping with %s bytes: %v\n%s", size, err, b)
+	t.Run("ping socket", func(t *testing.T) {
+		const groups = "/proc/sys/net/ipv4/ping_group_range"
+		before := must(os.ReadFile(groups))(t)
+		t.Cleanup(func() { os.WriteFile(groups, before, 0) })
+		check(t, os.WriteFile(groups, []byte("0 0"), 0))
+		outside(t, func(t *testing.T, k *kernels, out netip.Addr) { testPing(t, k, out, false) })
+	})
+	t.Run("raw socket", func(t *testing.T) {
+		rawSocket := func(c *Config) {
+			c.echoSocket = func(a netip.Addr) (int, bool, error) {
+				fd, err := connectEcho(a, unix.SOCK_RAW)
+				return fd, true, err
 			}
 		}
-		for to, want := range map[string]string{unreachable: "nreachable", forbidden: "rohibited"} {
-			b, err := k.pod.Command("ping", "-c1", "-W5", to).CombinedOutput()
-			if err == nil || !strings.Contains(string(b), want) && !(want == "rohibited" && strings.Contains(string(b), "iltered")) {
-				t.Errorf("ping %s: %v\n%s", to, err, b)
-			}
-		}
-		// The gateway's own addresses answer themselves.
-		own := node4
-		if out.Is6() {
-			own = node6
-		}
-		if b, err := k.pod.Command("ping", "-c1", "-W5", own.String()).CombinedOutput(); err != nil {
-			t.Errorf("ping of the node: %v\n%s", err, b)
+		for _, out := range []netip.Addr{out4, out6} {
+			t.Run(out.String(), func(t *testing.T) { testPing(t, newKernelsWith(t, false, rawSocket), out, true) })
 		}
 	})
+}
+
+func testPing(t *testing.T, k *kernels, out netip.Addr, raw bool) {
+	unreachable, forbidden, own := "203.0.113.50", host4.String(), node4
+	if out.Is6() {
+		unreachable, forbidden, own = "2001:db8:1::50", host6.String(), node6
+	}
+	for _, size := range []string{"0", "56", "4000"} {
+		if b, err := k.pod.Command("ping", "-c2", "-i0.05", "-W5", "-s", size, out.String()).CombinedOutput(); err != nil {
+			t.Errorf("ping with %s bytes: %v\n%s", size, err, b)
+		}
+	}
+	k.gw.egress.echo.flows.removeAll(func(echoKey) bool { return true }) // what it holds is asked below
+	for to, want := range map[string][]string{unreachable: {"nreachable", "No route"}, forbidden: {"rohibited", "iltered"}} {
+		b, err := k.pod.Command("ping", "-c1", "-W5", to).CombinedOutput()
+		if err == nil || !strings.Contains(string(b), want[0]) && !strings.Contains(string(b), want[1]) {
+			t.Errorf("ping %s: %v\n%s", to, err, b)
+		}
+	}
+	k.gw.egress.echo.flows.mu.Lock()
+	for key, e := range k.gw.egress.echo.flows.m {
+		if e.v.isRaw != raw {
+			t.Errorf("raw socket for %v: %v, want %v", key, e.v.isRaw, raw)
+		}
+	}
+	k.gw.egress.echo.flows.mu.Unlock()
+	// The gateway's own addresses answer themselves.
+	if b, err := k.pod.Command("ping", "-c1", "-W5", own.String()).CombinedOutput(); err != nil {
+		t.Errorf("ping of the node: %v\n%s", err, b)
+	}
+}
+
+func TestEgressPingWithoutPermission(t *testing.T) {
+	nstest.Need(t, "ping")
+	var log lines
+	k := newKernelsWith(t, false, func(c *Config) {
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		c.echoSocket = func(netip.Addr) (int, bool, error) { return -1, false, unix.EPERM }
+	})
+	for range 2 {
+		b, err := k.pod.Command("ping", "-c1", "-W5", out4.String()).CombinedOutput()
+		if err == nil || !strings.Contains(string(b), "iltered") {
+			t.Errorf("ping: %v\n%s", err, b)
+		}
+	}
+	if got := log.String(); strings.Count(got, "net.ipv4.ping_group_range") != 1 {
+		t.Errorf("log names the sysctl %d times, want once:\n%s", strings.Count(got, "net.ipv4.ping_group_range"), got)
+	}
+}
+
+// A second router behind the first, and a host behind that.
+func TestEgressTraceroute(t *testing.T) {
+	nstest.Need(t, "traceroute")
+	podLinks(t, func(t *testing.T, tap bool) {
+		k := newKernels(t, tap)
+		far := nstest.New(t)
+		nstest.Veth(t, k.net, "far", far, "eth0")
+		k.net.Addr("far", "203.0.113.129/25", "2001:db8:1:1::1/64")
+		far.Addr("eth0", "203.0.113.200/25", "2001:db8:1:1::200/64")
+		far.Route("default4", "203.0.113.129")
+		far.Route("default6", "2001:db8:1:1::1")
+		check(t, netlink.RouteAdd(&netlink.Route{Dst: must(netlink.ParseIPNet("2001:db8:1:1::/64"))(t), Gw: net.IP(peer6.AsSlice())}))
+
+		for _, how := range []string{"-U", "-I", "-T"} {
+			for to, router := range map[string]netip.Addr{"203.0.113.200": peer4, "2001:db8:1:1::200": peer6} {
+				out, err := k.pod.Command("traceroute", "-n", "-q1", "-m4", "-w5", how, to).CombinedOutput()
+				hops := regexp.MustCompile(`(?m)^ *([0-9]+)  ([0-9a-f.:]+) `).FindAllStringSubmatch(string(out), -1)
+				if err != nil || len(hops) != 2 || hops[0][2] != router.String() || hops[1][2] != to {
+					t.Errorf("traceroute %s %s: %v, want %s and the host itself:\n%s", how, to, err, router, out)
+				}
+			}
+		}
+	})
+}
+
+// One send of many datagrams crosses as one frame and arrives as many.
+func TestEgressUDPSegmentationOffload(t *testing.T) {
+	outside(t, func(t *testing.T, k *kernels, out netip.Addr) {
+		var server *net.UDPConn
+		k.net.Do(func() (err error) {
+			server, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(out, 4433)))
+			return err
+		})
+		defer server.Close()
+		c, err := k.dial(t, "udp", netip.AddrPortFrom(out, 4433))
+		check(t, err)
+		raw := must(c.(*net.UDPConn).SyscallConn())(t)
+		check(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, 1000) }))
+		check(t, err)
+		want := bytes.Repeat([]byte("0123456789"), 1000) // 10 datagrams
+		must(c.Write(want))(t)
+		server.SetDeadline(time.Now().Add(10 * time.Second))
+		var got []byte
+		for range 10 {
+			buf := make([]byte, 65535)
+			n, err := server.Read(buf)
+			if err != nil || n != 1000 {
+				t.Fatalf("datagram of %d bytes, %v; want 1000", n, err)
+			}
+			got = append(got, buf[:n]...)
+		}
+		if !bytes.Equal(got, want) {
+			t.Error("datagrams differ")
+		}
+	})
+}
+
+// Dials under way are counted by pod; Close does not wait for their end.
+func TestEgressDialsAreLimited(t *testing.T) {
+	checkLeaks(t)
+	n := nstest.New(t)
+	joinInternet(t, n)
+	gw := newGateway(t, func(c *Config) { c.Limits.DialsPerSource = 2 })
+	pod := newPod(t)
+	wire(t, gw.Device(), pod.Device(), localMAC, podMAC)
+	ctx, cancel := context.WithCancel(context.Background())
+	var dials sync.WaitGroup
+	for range 3 {
+		dials.Go(func() { pod.DialTCP(ctx, netip.AddrPort{}, netip.MustParseAddrPort("203.0.113.99:80")) })
+	}
+	eventually(t, func() bool {
+		c := gw.Counters()
+		return c["egress_tcp_connections_total"] == 2 && c["egress_tcp_over_limit_total"] >= 1
+	}, func() string { return fmt.Sprint(gw.Counters()) })
+	start := time.Now()
+	gw.Close()
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("Close took %s", d)
+	}
+	cancel()
+	dials.Wait()
+}
+
+// A pod that never completes the handshake holds nothing up.
+func TestCloseDuringHandshake(t *testing.T) {
+	checkLeaks(t)
+	n := nstest.New(t)
+	joinInternet(t, n)
+	k := &kernels{net: n}
+	l := k.listen(t, netip.AddrPortFrom(out4, 80))
+	gw, pod := newGateway(t, nil), newPod(t)
+	dials := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer close(dials)
+		pod.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(out4, 80))
+	}()
+	// Only the SYN goes over; the answer is lost.
+	read := func(d link.Device) []packet.Frame {
+		bufs := []packet.Frame{make(packet.Frame, link.MaxFrame)}
+		eventually(t, func() bool {
+			n, _ := d.ReadBatch(bufs)
+			return n == 1
+		}, func() string { return "no frame" })
+		return bufs
+	}
+	gw.Device().WriteBatch(read(pod.Device()))
+	must(l.Accept())(t).Close()
+	read(gw.Device()) // SYN-ACK
+	start := time.Now()
+	gw.Close()
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("Close took %s", d)
+	}
+	cancel()
+	<-dials
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -155,7 +156,7 @@ func (x *echoes) sendOne(r echoRequest) error {
 
 // open makes the socket of a ping and starts its reader.
 func (x *echoes) open(r echoRequest) (*echoSocket, error) {
-	fd, isRaw, err := echoSocketTo(r.key.to)
+	fd, isRaw, err := x.s.cfg.echoSocket(r.key.to)
 	if err != nil {
 		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			x.denied.Do(func() {
@@ -186,26 +187,33 @@ func (x *echoes) open(r echoRequest) (*echoSocket, error) {
 	return sock, nil
 }
 
-// echoSocketTo opens a ping socket connected to a, or a raw one.
-func echoSocketTo(a netip.Addr) (fd int, isRaw bool, err error) {
+// openEchoSocket opens a ping socket connected to a, or else a raw one.
+func openEchoSocket(a netip.Addr) (fd int, isRaw bool, err error) {
+	if fd, err = connectEcho(a, unix.SOCK_DGRAM); err == nil || !errors.Is(err, errEchoSocket) {
+		return fd, false, err
+	}
+	fd, err = connectEcho(a, unix.SOCK_RAW)
+	return fd, true, err
+}
+
+// errEchoSocket marks an error of socket(2), rather than connect(2).
+var errEchoSocket = errors.New("socket")
+
+func connectEcho(a netip.Addr, typ int) (fd int, err error) {
 	family, proto := unix.AF_INET6, unix.IPPROTO_ICMPV6
 	var to unix.Sockaddr = &unix.SockaddrInet6{Addr: a.As16()}
 	if a.Is4() {
 		family, proto = unix.AF_INET, unix.IPPROTO_ICMP
 		to = &unix.SockaddrInet4{Addr: a.As4()}
 	}
-	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-	if fd, err = unix.Socket(family, unix.SOCK_DGRAM|flags, proto); err != nil {
-		isRaw = true
-		if fd, err = unix.Socket(family, unix.SOCK_RAW|flags, proto); err != nil {
-			return -1, false, err
-		}
+	if fd, err = unix.Socket(family, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto); err != nil {
+		return -1, fmt.Errorf("%w: %w", errEchoSocket, err)
 	}
 	if err = unix.Connect(fd, to); err != nil {
 		unix.Close(fd)
-		return -1, false, err
+		return -1, err
 	}
-	return fd, isRaw, nil
+	return fd, nil
 }
 
 // receive carries answers and ICMP errors to the pod until the socket is closed.

@@ -47,10 +47,15 @@ func podLinks(t *testing.T, f func(t *testing.T, tap bool)) {
 
 func newKernels(t *testing.T, tap bool) *kernels {
 	t.Helper()
+	return newKernelsWith(t, tap, nil)
+}
+
+func newKernelsWith(t *testing.T, tap bool, change func(*Config)) *kernels {
+	t.Helper()
 	checkLeaks(t)
 	k := &kernels{pod: nstest.New(t), net: nstest.New(t)}
 	joinInternet(t, k.net)
-	k.gw = newGateway(t, nil)
+	k.gw = newGateway(t, change)
 	dev := podDevice(t, k.pod, tap)
 	k.pod.MAC("eth0", podMAC)
 	k.pod.Addr("eth0", pod4.String()+"/16", pod6.String()+"/64")
@@ -67,6 +72,7 @@ func newKernels(t *testing.T, tap bool) *kernels {
 	}
 	k.pod.Route("default4", node4.String())
 	k.pod.Route("default6", node6.String())
+	awaitCarrier(t, k.pod.Netlink(), "eth0")
 	wire(t, k.gw.Device(), ipOnly{dev}, localMAC, podMAC)
 	return k
 }
@@ -140,6 +146,14 @@ func joinInternet(t *testing.T, n *nstest.NS) {
 	check(t, netlink.LinkSetUp(up))
 	addr(host4.String() + "/24")
 	addr(host6.String() + "/64")
+	awaitCarrier(t, n.Netlink(), "eth0")
+	awaitCarrier(t, must(netlink.NewHandle())(t), "uplink")
+	for _, a := range []netip.Addr{host4, host6} {
+		eventually(t, func() bool {
+			r, err := netlink.RouteGet(a.AsSlice())
+			return err == nil && r[0].Type == unix.RTN_LOCAL
+		}, func() string { return a.String() + " does not become an address of the gateway" })
+	}
 	route("203.0.113.0/24", peer4)
 	route("2001:db8:1::/64", peer6)
 	n.Sysctl("net.ipv4.icmp_ratelimit", "0")
@@ -152,6 +166,16 @@ func joinInternet(t *testing.T, n *nstest.NS) {
 	} {
 		check(t, n.Netlink().RouteAdd(&netlink.Route{Dst: must(netlink.ParseIPNet(dst))(t), Type: kind}))
 	}
+}
+
+// awaitCarrier waits until a link may send: until the kernel has noticed that
+// the other end is up it drops what is sent.
+func awaitCarrier(t *testing.T, h *netlink.Handle, link string) {
+	t.Helper()
+	eventually(t, func() bool {
+		l, err := h.LinkByName(link)
+		return err == nil && (l.Attrs().OperState == netlink.OperUp || l.Attrs().OperState == netlink.OperUnknown)
+	}, func() string { return link + " has no carrier" })
 }
 
 func check(t testing.TB, err error) {

@@ -55,6 +55,9 @@ type Config struct {
 	Limits Limits
 	// Log gets state changes; nil discards them.
 	Log *slog.Logger
+
+	// echoSocket opens the socket of a ping to an address; for tests.
+	echoSocket func(netip.Addr) (fd int, isRaw bool, err error)
 }
 
 // Stack is a TCP/IP stack in the process, reached through one link.Device.
@@ -84,6 +87,9 @@ func New(cfg Config) (*Stack, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.echoSocket == nil {
+		cfg.echoSocket = openEchoSocket
 	}
 	cfg.Limits.setDefaults()
 	dev, err := newDevice(cfg.MAC, cfg.GatewayMAC, cfg.MTU)

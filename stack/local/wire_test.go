@@ -163,7 +163,7 @@ func eventually(t testing.TB, ok func() bool, say func() string) {
 			t.Error(say())
 			return
 		}
-		runtime.Gosched()
+		<-time.After(time.Millisecond)
 	}
 }
 
