@@ -62,8 +62,9 @@ func (w *worker) attend(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Leg)
 	if p.Proto == packet.TCP {
 		f.LastSeen = w.now // as long as the other side keeps trying
 	}
-	c := w.cookie(f)
-	w.count(in, p, c.cut.reason, c.cut)
+	d := *w.cookie(f).cut
+	d.to = p.Tuple
+	w.count(in, p, d.reason, &d)
 	return nil, nil
 }
 

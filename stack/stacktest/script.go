@@ -39,7 +39,8 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	detach POD                 take a pod's interface away
 //	forbid PREFIX...           destinations outside that pods may not reach
 //	egress off|on
-//	mtu N                      of ports attached from here on; first command only
+//	mtu N                      of every port; comes first
+//	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	trace POD PROTO DST        what the production decision says
 //	flows, drops               list them
 //
