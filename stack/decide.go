@@ -226,13 +226,14 @@ func forbidden(a packet.Addr) bool {
 }
 
 // masquerade: a packet that leaves where it came from needs the gateway's
-// address as source, or the answer would bypass us (hairpin).
+// address as source, or the answer would bypass us (hairpin). The gateway's own
+// stack hands us also what it sends to itself.
 func (s *Snapshot) masquerade(q *query, d *decision) Reason {
-	if d.out != q.port {
+	if d.out != q.port || q.port.Local {
 		return None
 	}
 	gw := s.gateway(d.to.Src)
-	if d.backend == nil || q.port.Local || gw == (packet.Addr{}) {
+	if d.backend == nil || gw == (packet.Addr{}) {
 		return PortLoop
 	}
 	d.to.Src, d.masquerade = gw, true

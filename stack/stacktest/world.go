@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,9 +37,11 @@ type World struct {
 	Local *Pod // the other side of the gateway's own stack
 	pods  map[kube.Name]*Pod
 	were  map[netip.Addr]kube.Name // pods that are gone
-	now   int64
+	now   atomic.Int64
 
 	Input stack.Input // what was published last
+
+	hosts hosts
 }
 
 // Pod is the end of a pipe where a pod's kernel would be.
@@ -47,6 +50,7 @@ type Pod struct {
 	ID    flow.PortID
 	MAC   packet.MAC
 	Addrs []netip.Addr
+	host  *Host // who has the other end now, if not a test
 	dev   *link.Mem
 	got   []packet.Frame // since the last Received
 	last  packet.Frame   // that was got
@@ -56,7 +60,8 @@ type Pod struct {
 // leaves out is filled in.
 func New(t testing.TB, cfg stack.Config) *World {
 	t.Helper()
-	w := &World{t: t, pods: map[kube.Name]*Pod{}, were: map[netip.Addr]kube.Name{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()}
+	w := &World{t: t, pods: map[kube.Name]*Pod{}, were: map[netip.Addr]kube.Name{}}
+	w.now.Store(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano())
 	cfg.GatewayMAC = GatewayMAC
 	cfg.PodCIDRs, cfg.ServiceCIDRs = podCIDRs, svcCIDRs
 	for _, p := range podCIDRs {
@@ -64,12 +69,12 @@ func New(t testing.TB, cfg stack.Config) *World {
 		cfg.GatewayAddrs = append(cfg.GatewayAddrs, a)
 		cfg.LocalAddrs = append(cfg.LocalAddrs, a, a.Next(), a.Next().Next())
 	}
-	cfg.Now = func() int64 { return w.now }
+	cfg.Now = w.now.Load
 	var err error
 	if w.Plane, err = stack.New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	w.Store = kube.NewStore(kube.Config{PodCIDRs: podCIDRs, ServiceCIDRs: svcCIDRs}, func() time.Time { return time.Unix(0, w.now) })
+	w.Store = kube.NewStore(kube.Config{PodCIDRs: podCIDRs, ServiceCIDRs: svcCIDRs}, func() time.Time { return time.Unix(0, w.now.Load()) })
 	w.Local = w.attach(stack.PortSpec{Name: "local", MAC: LocalMAC, Addrs: cfg.LocalAddrs, Local: true})
 	w.publish()
 	return w
@@ -233,7 +238,7 @@ func (p *Pod) ip(v4 bool) netip.Addr {
 
 // Advance moves the clock, and lets the worker do what is due.
 func (w *World) Advance(d time.Duration) {
-	w.now += int64(d)
+	w.now.Add(int64(d))
 	w.Poll()
 }
 
@@ -251,7 +256,9 @@ func (w *World) Poll() {
 	for {
 		n := w.Plane.Poll()
 		for _, p := range w.all() {
-			p.collect()
+			if p.host == nil {
+				p.collect()
+			}
 		}
 		if n == 0 {
 			return
