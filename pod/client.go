@@ -146,6 +146,9 @@ func (c *client) call(req request, fds ...int) (answer, error) {
 		c.mu.Lock()
 		delete(c.pending, req.ID)
 		c.mu.Unlock()
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			err = errKeeperGone
+		}
 		return answer{}, fmt.Errorf("tell the keeper: %w", err)
 	}
 	a, ok := <-ch

@@ -18,13 +18,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"podgate/kube"
 	"podgate/pod"
 	"podgate/stack"
 	"podgate/stack/flow"
 	"podgate/stack/link"
-	"podgate/stack/local"
 	"podgate/stack/packet"
 )
 
@@ -54,8 +54,8 @@ type world struct {
 	t     testing.TB
 	rt    *pod.Runtime
 	dir   string
+	socks string // of the prober; short, a socket's path is
 	plane *stack.Plane
-	local *local.Stack
 	kinds map[kube.Name]string // of the NICs
 
 	mu      sync.Mutex
@@ -86,20 +86,18 @@ func start(t testing.TB, tweak func(*pod.Config)) *world {
 		PodCIDRs: cluster, MTU: 65520,
 	})
 	w.check(err)
-	mac := packet.MAC{0x0a, 0x58, 10, 244, 0, 2}
-	w.local, err = local.New(local.Config{Addrs: []netip.Addr{node4, node6}, MAC: mac, GatewayMAC: gwMAC, MTU: 65520, EgressOff: true})
-	w.check(err)
 	ran := make(chan error, 1)
 	go func() { ran <- w.plane.Run(ctx) }()
-	_, err = w.plane.Attach(stack.PortSpec{Name: "local", MAC: mac, Addrs: []netip.Addr{node4, node6}, MTU: 65520, Local: true}, w.local.Device())
-	w.check(err)
 
 	self, err := os.Executable()
 	w.check(err)
 	w.dir = t.TempDir()
+	w.socks, err = os.MkdirTemp("", "pg")
+	w.check(err)
+	t.Cleanup(func() { os.RemoveAll(w.socks) })
 	cfg := pod.Config{
 		Dir:         w.dir,
-		Log:         slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Log:         slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Images:      map[string][]string{"workload": {self, "workload"}},
 		Gateway:     []netip.Addr{node4, node6},
 		PodCIDRs:    cluster,
@@ -109,13 +107,7 @@ func start(t testing.TB, tweak func(*pod.Config)) *world {
 		Detach:      w.detach,
 		Status:      w.status,
 		Gone:        w.podGone,
-		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			to, err := netip.ParseAddrPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return w.local.DialTCP(ctx, netip.AddrPort{}, to)
-		},
+		Dial:        w.dial,
 	}
 	if tweak != nil {
 		tweak(&cfg)
@@ -123,10 +115,13 @@ func start(t testing.TB, tweak func(*pod.Config)) *world {
 	w.rt, err = pod.Start(ctx, cfg)
 	w.check(err)
 	t.Cleanup(func() {
+		drops := w.plane.Drops(10)
 		w.check(w.rt.Close())
-		w.local.Close()
 		cancel()
 		<-ran
+		if t.Failed() {
+			t.Logf("drops: %+v", drops)
+		}
 		left, err := os.ReadDir(w.dir)
 		w.check(err)
 		for _, e := range left {
@@ -172,6 +167,41 @@ func (w *world) detach(name kube.Name) {
 	delete(w.ports, name)
 	w.mu.Unlock()
 	w.plane.Detach(id)
+}
+
+// dial connects from the pod "prober", which stands for the node, over a socket
+// in the file system that it shares with us.
+func (w *world) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(w.socks, "s"))
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	fmt.Fprintln(c, addr)
+	line := make([]byte, 1)
+	for text := ""; ; text += string(line) {
+		if _, err := c.Read(line); err != nil {
+			return nil, fmt.Errorf("dial %s %s: %w", network, addr, err)
+		}
+		if line[0] != '\n' {
+			continue
+		}
+		if text != "connected" {
+			c.Close()
+			return nil, fmt.Errorf("dial %s %s: %s", network, addr, text)
+		}
+		return c, nil
+	}
+}
+
+// prober makes Dial work.
+func (w *world) prober() {
+	w.t.Helper()
+	w.run(newPod(0, "prober", works("proxy", filepath.Join(w.socks, "s"))))
+	w.eventually("the prober to listen", func() bool {
+		_, err := os.Stat(filepath.Join(w.socks, "s"))
+		return err == nil
+	})
 }
 
 // edit changes the state and has the runtime see it.
@@ -264,6 +294,20 @@ func (w *world) await(name, what string, ok func(p *corev1.Pod) bool) *corev1.Po
 	}
 }
 
+// eventually polls; most things are awaited by await.
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(20 * time.Second); !ok(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			w.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
 func describe(p *corev1.Pod) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
@@ -346,5 +390,15 @@ func newPod(n int, name string, edit ...func(*corev1.Pod)) *corev1.Pod {
 func works(args ...string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Spec.Containers[0].Image, p.Spec.Containers[0].Args = "workload:latest", args
+	}
+}
+
+// probedTCP makes the pod ready when it listens.
+func probedTCP(port int) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt(port)}},
+			PeriodSeconds: 1,
+		}
 	}
 }

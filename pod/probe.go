@@ -63,6 +63,7 @@ func (c *container) probe(run *containerRun, kind probeKind, p *corev1.Probe) {
 				good, bad = good+1, 0
 			} else {
 				good, bad = 0, bad+1
+				c.w.r.cfg.Log.Debug("probe failed", "pod", c.w.name, "container", c.name, "probe", kind, "err", err)
 			}
 			switch {
 			case err == nil && good == cmp.Or(p.SuccessThreshold, 1):

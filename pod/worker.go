@@ -207,28 +207,33 @@ func (w *worker) makeSandbox() time.Time {
 	if len(w.ips) == 0 && !w.pod.Spec.HostNetwork {
 		return time.Time{} // will come
 	}
+	if err := w.prepareVolumes(); err != nil { // most likely for want of an object
+		w.needs = true
+		w.trouble("FailedMount", err)
+		return time.Time{}
+	}
 	if !w.failed.IsZero() {
 		if due := w.retry.due(w.failed); due.After(now) {
 			return due
 		}
 		w.retry.restarted(now)
 	}
-	err := w.prepareVolumes()
-	if err != nil {
-		w.needs = true
-		w.reason, w.message = "FailedMount", err.Error()
-	} else if err = w.setUp(); err != nil {
-		w.reason, w.message = "FailedCreatePodSandBox", err.Error()
-	}
+	err := w.setUp()
 	if err == nil {
 		w.made, w.reason, w.message = true, "", ""
 		return time.Time{}
 	}
-	if w.ctx.Err() == nil {
-		w.r.cfg.Log.Error("pod sandbox", "pod", w.name, "err", err)
-	}
+	w.trouble("FailedCreatePodSandBox", err)
 	w.failed = now
 	return w.retry.due(now)
+}
+
+// trouble is why there is no sandbox.
+func (w *worker) trouble(reason string, err error) {
+	if w.ctx.Err() == nil && err.Error() != w.message {
+		w.r.cfg.Log.Error("pod sandbox", "pod", w.name, "reason", reason, "err", err)
+	}
+	w.reason, w.message = reason, err.Error()
 }
 
 func podIPs(p *corev1.Pod) (ips []netip.Addr) {

@@ -9,11 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // workload is what containers of these tests run: the test binary itself, so
@@ -66,6 +70,32 @@ func workload(args []string) int {
 			fmt.Println(err)
 			return 1
 		}
+	case "suicide":
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case "ps": // in the PID namespace that all pods share
+		procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, p := range procs {
+			if b, err := os.ReadFile(p); err == nil && len(b) > 0 {
+				fmt.Println(strings.ReplaceAll(string(b), "\x00", " "))
+			}
+		}
+	case "health": // gRPC
+		ln, err := net.Listen("tcp", args[1])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		s := grpc.NewServer()
+		grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+		fmt.Println(s.Serve(ln))
+	case "readlink":
+		l, err := os.Readlink(args[1])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println(l)
 	case "upper": // stdin
 		for s := bufio.NewScanner(os.Stdin); s.Scan(); {
 			fmt.Println(strings.ToUpper(s.Text()))
@@ -115,6 +145,8 @@ func workload(args []string) int {
 			return 1
 		}
 		c.Close()
+	case "proxy":
+		return proxy(args[1])
 	case "lines":
 		for i := range atoi(args[1]) {
 			fmt.Println("line", i)
@@ -143,4 +175,33 @@ func addrs() int {
 		fmt.Println(i.Name, i.MTU, i.HardwareAddr, i.Flags&net.FlagUp != 0, as)
 	}
 	return 0
+}
+
+// proxy connects whoever comes by a unix socket to the address that it asks for.
+func proxy(path string) int {
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return 1
+		}
+		go func() {
+			defer c.Close()
+			r := bufio.NewReader(c)
+			addr, _ := r.ReadString('\n')
+			to, err := net.Dial("tcp", strings.TrimSpace(addr))
+			if err != nil {
+				fmt.Fprintln(c, err)
+				return
+			}
+			defer to.Close()
+			fmt.Fprintln(c, "connected")
+			go io.Copy(to, r)
+			io.Copy(c, to)
+		}()
+	}
 }
