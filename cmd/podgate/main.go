@@ -76,7 +76,7 @@ cross one userspace process: no root, no iptables, no bridge.`,
 	}
 	root.PersistentFlags().String("name", "default", "instance to start or talk to")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w\nSee `%s --help`.", err, c.CommandPath())}
+		return usageError{fmt.Errorf("%w\nSee `%s --help`", err, c.CommandPath())}
 	})
 	root.AddCommand(newUpCmd(), newDownCmd(), newApplyCmd(), newDeleteCmd(), newExecCmd(), newLogsCmd(), newGetCmd(),
 		newTraceCmd(), newFlowsCmd(), newCheckCmd(), newStatusCmd(), newConfigCmd(), newVersionCmd(), newWorkloadCmd())

@@ -326,7 +326,7 @@ func resolveTarget(st *kube.State, domain, namespace, target string, speak []net
 		if a, ok := usable(svc.Spec.ClusterIPs); ok {
 			return a, fmt.Sprintf("%s is Service %s, %s", target, n, a), nil
 		}
-		return netip.Addr{}, "", fmt.Errorf("Service %s has no address of a family that the pod speaks", n)
+		return netip.Addr{}, "", fmt.Errorf("service %s has no address of a family that the pod speaks", n)
 	}
 	if svc := st.Services[n]; svc != nil {
 		for _, sn := range sortedNames(st.EndpointSlices) {
