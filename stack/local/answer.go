@@ -81,14 +81,6 @@ func quoteOf(pkt *stack.PacketBuffer, limit int) quote {
 
 func (q quote) v4() bool { return q[0]>>4 == 4 }
 
-// headerLen is the length of the network header.
-func (q quote) headerLen() int {
-	if q.v4() {
-		return int(header.IPv4(q).HeaderLength())
-	}
-	return header.IPv6MinimumSize
-}
-
 func (q quote) src() netip.Addr {
 	if q.v4() {
 		return netip.AddrFrom4([4]byte(q[12:]))
