@@ -141,3 +141,16 @@ func TestWhatCannotRunSaysWhy(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// Two rooms see that a name leads nowhere; one line says so.
+func TestCheckSaysEverythingOnce(t *testing.T) {
+	s := newShell(t)
+	f := write(t, "app.yaml", "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i}\nspec:\n  tls: [{hosts: [a.example], secretName: none}]\n"+
+		"  rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: gone, port: {number: 80}}}}]}}]\n")
+	out := s.must("podgate check " + f)
+	for _, what := range []string{`no Service "gone"`, `no Secret "none"`} {
+		if n := strings.Count(out, what); n != 1 {
+			t.Errorf("%s: said %d times, want once:\n%s", what, n, out)
+		}
+	}
+}

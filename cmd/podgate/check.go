@@ -85,11 +85,15 @@ func checkObjects(cfg config, m *kube.Manifests, loaded []kube.Problem) (problem
 	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress)), usable
 }
 
+// dedupe leaves what says the same of the same field once, the first: those who
+// compile do not know the file that those who read the manifests name.
 func dedupe(problems []kube.Problem) (out []kube.Problem) {
 	seen := map[kube.Problem]bool{}
 	for _, p := range problems {
-		if !seen[p] {
-			seen[p] = true
+		said := p
+		said.File, said.Line = "", 0
+		if !seen[said] || p.Kind == "" {
+			seen[said] = true
 			out = append(out, p)
 		}
 	}

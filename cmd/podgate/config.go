@@ -37,6 +37,7 @@ type config struct {
 	EgressAllow  []netip.Prefix
 	IngressHTTP  netip.AddrPort
 	IngressHTTPS netip.AddrPort
+	Trusted      []netip.Prefix // proxies in front of Ingress
 	PublishAddr  netip.Addr
 	Upstreams    []netip.AddrPort
 	DNSTTL       uint32
@@ -90,6 +91,10 @@ var settings = []setting{
 	}},
 	{"ingress.https", "127.0.0.1:8443", "where Ingress answers HTTPS; empty: nowhere", func(c *config, v string) error {
 		return optionalAddrPort(v, &c.IngressHTTPS)
+	}},
+	{"ingress.trusted-proxies", "", "clients of Ingress whose X-Forwarded-* fields are believed and continued: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
+		c.Trusted, err = prefixes(v)
+		return err
 	}},
 	{"egress.mode", "sockets", "way out of the cluster: sockets (dialled again from the gateway's namespace) or none", func(c *config, v string) (err error) {
 		c.Egress, err = oneOf(v, "sockets", "none")

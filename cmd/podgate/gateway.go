@@ -37,8 +37,8 @@ import (
 // (pods' status, files, apply) only changes the store.
 //
 // Goroutines, all started by start and waited for by stop: the plane's worker,
-// the compile loop, one for each listener of DNS and ingress, the control
-// server, the manifest watcher.
+// the compile loop, one for each listener of DNS and ingress (in the cluster and on
+// the host), the control server, the manifest watcher.
 type gateway struct {
 	name    string
 	cfg     config
@@ -177,7 +177,8 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	return err
 }
 
-// startServers makes DNS listen in the local stack, and the front door on the host.
+// startServers makes DNS listen in the local stack, and the front door there, for
+// pods, and on the host.
 func (g *gateway) startServers(own addrs) error {
 	upstreams := g.cfg.Upstreams
 	if len(upstreams) == 0 {
@@ -213,6 +214,15 @@ func (g *gateway) startServers(own addrs) error {
 		g.listeners = append(g.listeners, control.Listener{Address: ln.Addr().String() + "/tcp", For: l.what})
 		g.wg.Go(func() { g.fatal(l.what, l.serve(ln)) })
 	}
+	for _, a := range own.ingress {
+		for port, serve := range map[uint16]func(net.Listener) error{80: g.front.Serve, 443: g.front.ServeTLS} {
+			ln, err := g.local.ListenTCP(netip.AddrPortFrom(a, port))
+			if err != nil {
+				return fmt.Errorf("ingress: %w", err)
+			}
+			g.wg.Go(func() { g.fatal("Ingress in the cluster", serve(ln)) })
+		}
+	}
 	return nil
 }
 
@@ -247,7 +257,7 @@ func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 }
 
 func (g *gateway) ingressConfig(own addrs) ingress.Config {
-	return ingress.Config{Dial: g.dialFrom(own.ingress), Log: g.log}
+	return ingress.Config{Dial: g.dialFrom(own.ingress), TrustedProxies: g.cfg.Trusted, Log: g.log}
 }
 
 // dialFrom dials into the cluster with one of the gateway's own addresses.

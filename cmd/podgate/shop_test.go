@@ -120,6 +120,14 @@ func TestShopWorks(t *testing.T) {
 			t.Errorf("web saw %s, want an IPv6 pod address", got)
 		}
 	})
+	t.Run("the front door is open to pods", func(t *testing.T) {
+		s := s.in(t)
+		for _, url := range []string{"http://10.244.0.3/x", "http://[fd00:10:244::3]/x", "https://10.244.0.3/x"} {
+			if got := s.must("podgate exec -n shop-data db-0 -- curl -gsk -m 5 -H 'Host: shop.example' " + url); !strings.Contains(got, "web-") {
+				t.Errorf("%s: got %s", url, got)
+			}
+		}
+	})
 	t.Run("DNS answers over UDP and TCP", func(t *testing.T) {
 		s := s.in(t)
 		for _, opt := range []string{"", "+tcp"} {
