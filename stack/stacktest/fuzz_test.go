@@ -278,13 +278,11 @@ func (z *fuzzed) check(to, from *Pod, f packet.Frame) {
 		}
 		return // it is about what the pod itself sent
 	}
-	if p.Proto == packet.TCP && p.TCPFlags&packet.RST != 0 && !p.Fragment() {
-		return // by the gateway, in the name of who refuses
-	}
-	if !z.allowed(p.Src, dst, p.Proto, p.DstPort) && !z.answers(&p, dst) {
+	if z.allowed(p.Src, dst, p.Proto, p.DstPort) || z.answers(&p, dst) {
+		z.note(&p)
+	} else if p.Proto != packet.TCP || p.TCPFlags&packet.RST == 0 || p.Fragment() {
 		bad("no policy allows it, and it answers nothing")
-	}
-	z.note(&p)
+	} // else a reset by the gateway, in the name of who refuses
 }
 
 // answers says whether p belongs to a conversation that dst may have opened and
