@@ -60,16 +60,24 @@ func Load(paths []string, stdin io.Reader) (*Manifests, []Problem) {
 // LoadBytes reads the manifests of one file whose content is at hand; name is
 // what Problems call it.
 func LoadBytes(name string, data []byte) (*Manifests, []Problem) {
-	l := loader{ignored: map[string]*ignored{}}
+	return LoadBytesIn("", name, data)
+}
+
+// LoadBytesIn is LoadBytes for one namespace, as kubectl's -n means it: objects
+// that name none are put into it, and naming another is a Problem. No namespace
+// at all is LoadBytes.
+func LoadBytesIn(namespace, name string, data []byte) (*Manifests, []Problem) {
+	l := loader{namespace: namespace, ignored: map[string]*ignored{}}
 	l.file(name, data)
 	return l.finish()
 }
 
 type loader struct {
-	files    []string
-	objects  []Object
-	problems []Problem
-	ignored  map[string]*ignored // by apiVersion and kind
+	namespace string // the only one that is allowed, if not empty
+	files     []string
+	objects   []Object
+	problems  []Problem
+	ignored   map[string]*ignored // by apiVersion and kind
 }
 
 type ignored struct {
@@ -320,7 +328,12 @@ func (l *loader) object(file string, js []byte, lines lineIndex, inherited typeM
 		}}
 		return
 	}
-	tm.Metadata.Namespace = cmp.Or(tm.Metadata.Namespace, "default")
+	home := cmp.Or(l.namespace, "default")
+	if l.namespace != "" && !v.kind.clusterScoped && tm.Metadata.Namespace != "" && tm.Metadata.Namespace != l.namespace {
+		problem(Problem{Field: "metadata.namespace", Err: fmt.Sprintf("the namespace from the provided object %q does not match the namespace %q", tm.Metadata.Namespace, l.namespace)})
+		return
+	}
+	tm.Metadata.Namespace = cmp.Or(tm.Metadata.Namespace, home)
 	if v.kind.clusterScoped {
 		tm.Metadata.Namespace = ""
 	}
@@ -346,7 +359,7 @@ func (l *loader) object(file string, js []byte, lines lineIndex, inherited typeM
 		return
 	}
 	if !v.kind.clusterScoped && obj.GetNamespace() == "" {
-		obj.SetNamespace("default")
+		obj.SetNamespace(home)
 	}
 	l.objects = append(l.objects, Object{API: obj, File: file, Line: line, lines: lines})
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -242,5 +243,19 @@ func TestStringDataIsMerged(t *testing.T) {
 	secret := s.State().Secrets[Name{"default", "a"}]
 	if string(secret.Data["x"]) != "hello" || string(secret.Data["z"]) != "world" || secret.Type != corev1.SecretTypeOpaque {
 		t.Errorf("got %v", secret)
+	}
+}
+
+func TestLoadBytesInPutsObjectsIntoTheNamespace(t *testing.T) {
+	m, ps := LoadBytesIn("shop", "f", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b, namespace: other}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n"))
+	var got []Name
+	for _, o := range m.Objects {
+		got = append(got, o.Name())
+	}
+	if want := []Name{{"", "n"}, {"shop", "a"}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if len(ps) != 1 || ps[0].Field != "metadata.namespace" || ps[0].Object != (Name{"other", "b"}) {
+		t.Errorf("got problems %v, want one for other/b", ps)
 	}
 }

@@ -45,7 +45,7 @@ func (g *gateway) change(ctx context.Context, q control.ApplyRequest, do func([]
 	var res control.ApplyResult
 	var objs []kube.Object
 	for _, f := range q.Files {
-		m, problems := kube.LoadBytes(f.Name, []byte(f.Data))
+		m, problems := kube.LoadBytesIn(q.Namespace, f.Name, []byte(f.Data))
 		for _, p := range problems {
 			res.Changes = append(res.Changes, control.Change{Text: p.String(), Error: p.Severity == kube.Error})
 		}
