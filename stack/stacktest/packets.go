@@ -62,6 +62,11 @@ func (p Packet) transport() []byte {
 		binary.BigEndian.PutUint16(h[2:], p.DstPort)
 		binary.BigEndian.PutUint16(h[4:], uint16(8+len(p.Payload)))
 		return append(h, p.Payload...)
+	case packet.SCTP:
+		h := make([]byte, 12, 12+len(p.Payload))
+		binary.BigEndian.PutUint16(h, p.SrcPort)
+		binary.BigEndian.PutUint16(h[2:], p.DstPort)
+		return append(h, p.Payload...)
 	case packet.ICMP, packet.ICMPv6:
 		h := make([]byte, 8, 8+len(p.Payload))
 		h[0], h[1] = p.icmpType(), p.ICMPCode
