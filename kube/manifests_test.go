@@ -247,12 +247,12 @@ func TestStringDataIsMerged(t *testing.T) {
 }
 
 func TestLoadBytesInPutsObjectsIntoTheNamespace(t *testing.T) {
-	m, ps := LoadBytesIn("shop", "f", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b, namespace: other}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n"))
+	m, ps := LoadBytesIn("shop", "f", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b, namespace: other}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: one}\n"))
 	var got []Name
 	for _, o := range m.Objects {
 		got = append(got, o.Name())
 	}
-	if want := []Name{{"", "n"}, {"shop", "a"}}; !slices.Equal(got, want) {
+	if want := []Name{{"", "one"}, {"shop", "a"}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if len(ps) != 1 || ps[0].Field != "metadata.namespace" || ps[0].Object != (Name{"other", "b"}) {
