@@ -115,6 +115,10 @@ func forbidden(err error) error {
 	for _, s := range []struct{ name, bad, advice string }{
 		{"kernel.unprivileged_userns_clone", "0", "set it to 1"},
 		{"user.max_user_namespaces", "0", "set it to 15000 or so"},
+		{"user.max_pid_namespaces", "0", "set it to 15000 or so"},
+		{"user.max_mnt_namespaces", "0", "set it to 15000 or so"},
+		{"user.max_net_namespaces", "0", "set it to 15000 or so"},
+		{"user.max_uts_namespaces", "0", "set it to 15000 or so"},
 		{"kernel.apparmor_restrict_unprivileged_userns", "1", "set it to 0, or load an AppArmor profile with the rule `userns,` for this program (package apparmor)"},
 	} {
 		b, e := os.ReadFile("/proc/sys/" + strings.ReplaceAll(s.name, ".", "/"))

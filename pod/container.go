@@ -1,20 +1,15 @@
 package pod
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"podgate/kube"
 )
 
 type containerState uint8
@@ -163,104 +158,6 @@ func (w *worker) finished() bool {
 		}
 	}
 	return w.initOver && !slices.ContainsFunc(w.main, func(c *container) bool { return !over(c) })
-}
-
-// environment is what the container's processes see, and the command that it
-// runs, nil if it idles.
-func (c *container) environment() (env, argv []string, err error) {
-	spec := c.spec()
-	w := c.w
-	vars, err := kube.ContainerEnv(w.r.wanted(), w.pod, spec)
-	if err != nil {
-		return nil, nil, err
-	}
-	host, err := hostname(w.pod, w.r.cfg.ClusterDomain)
-	if err != nil {
-		return nil, nil, err
-	}
-	env = mergeEnv([]string{
-		"PATH=" + w.r.path,
-		"HOSTNAME=" + host,
-		"HOME=" + cmp.Or(os.Getenv("HOME"), "/"),
-	}, vars)
-	command, args := kube.ExpandCommand(spec, env)
-	if len(command) == 0 {
-		if command = w.r.image(spec.Image); len(command) == 0 {
-			return env, nil, nil
-		}
-	}
-	return env, slices.Concat(command, args), nil
-}
-
-// image is the command that the configuration lets stand for an image: of the
-// whole reference, or of it without tag and digest.
-func (r *Runtime) image(ref string) []string {
-	if cmd, ok := r.cfg.Images[ref]; ok {
-		return cmd
-	}
-	ref, _, _ = strings.Cut(ref, "@")
-	if cmd, ok := r.cfg.Images[ref]; ok {
-		return cmd
-	}
-	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
-		ref = ref[:i]
-	}
-	return r.cfg.Images[ref]
-}
-
-// mergeEnv lets later values replace earlier ones of the same name.
-func mergeEnv(base, over []string) []string {
-	at := map[string]int{}
-	var out []string
-	for _, kv := range slices.Concat(base, over) {
-		name, _, _ := strings.Cut(kv, "=")
-		if i, ok := at[name]; ok {
-			out[i] = kv
-			continue
-		}
-		at[name] = len(out)
-		out = append(out, kv)
-	}
-	return out
-}
-
-// containerPath is the usual PATH, whatever else the user has, and podgate.
-func containerPath(host, self string) string {
-	dirs := []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	for _, d := range append(filepath.SplitList(host), self) {
-		if filepath.IsAbs(d) && !slices.Contains(dirs, d) {
-			dirs = append(dirs, d)
-		}
-	}
-	return strings.Join(dirs, ":")
-}
-
-// process describes a process in this container.
-func (c *container) process(argv, env []string) *startSpec {
-	spec := c.spec()
-	s := &startSpec{
-		Sandbox:   c.w.id(),
-		Container: c.name,
-		Argv:      argv,
-		Env:       env,
-		Dir:       spec.WorkingDir,
-		Binds:     c.w.mounts(spec),
-	}
-	if sc := spec.SecurityContext; sc != nil {
-		if sc.Privileged != nil && *sc.Privileged {
-			s.Caps = []string{"ALL"}
-		}
-		if sc.Capabilities != nil {
-			for _, n := range sc.Capabilities.Add {
-				s.Caps = append(s.Caps, string(n))
-			}
-			for _, n := range sc.Capabilities.Drop {
-				s.DropCaps = append(s.DropCaps, string(n))
-			}
-		}
-		s.NoNewPrivs = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
-	}
-	return s
 }
 
 // start begins a run. Without one, the container is waiting or ended, with a reason.
@@ -438,76 +335,6 @@ func (c *container) exited(run *containerRun, code, signal int) {
 		c.term.Message = c.logTail()
 	}
 	c.w.r.cfg.Log.Info("container ended", "pod", c.w.name, "container", c.name, "code", code, "why", run.reason)
-}
-
-// kill stops a run because it misbehaves; it is restarted as the policy says.
-func (c *container) kill(run *containerRun, reason, message string) {
-	if c.run != run || c.state != running || run.stopping {
-		return
-	}
-	c.w.r.cfg.Log.Warn("container killed", "pod", c.w.name, "container", c.name, "reason", reason, "message", message)
-	run.reason = reason
-	c.stop(c.w.grace())
-}
-
-// stop ends the run: preStop hook, SIGTERM, and SIGKILL when grace is over. An
-// idle container has ended when it returns.
-func (c *container) stop(grace time.Duration) {
-	run := c.run
-	if run.stopping {
-		return
-	}
-	run.stopping = true
-	spec := c.spec()
-	sig := unix.SIGTERM
-	var pre *corev1.LifecycleHandler
-	if l := spec.Lifecycle; l != nil {
-		pre = l.PreStop
-		if l.StopSignal != nil {
-			sig = cmp.Or(unix.SignalNum(string(*l.StopSignal)), sig)
-		}
-	}
-	if run.proc == 0 && pre == nil {
-		c.exited(run, 0, 0)
-		return
-	}
-	k := c.w.r.keeper
-	c.w.r.wg.Go(func() {
-		over := c.w.r.cfg.Clock.After(grace)
-		ctx, cancel := context.WithCancel(run.ctx)
-		defer cancel()
-		if pre != nil && grace > 0 {
-			hooked := make(chan error, 1)
-			go func() { hooked <- c.hook(ctx, pre, run) }()
-			select {
-			case err := <-hooked:
-				if err != nil && ctx.Err() == nil {
-					c.w.r.cfg.Log.Warn("preStop hook", "pod", c.w.name, "container", c.name, "err", err)
-				}
-			case <-over:
-				cancel()
-				<-hooked
-				over = c.w.r.cfg.Clock.After(2 * time.Second) // as the kubelet
-			case <-run.done:
-				return
-			}
-		}
-		if run.proc == 0 {
-			c.w.post(func() { c.exited(run, 0, 0) })
-			return
-		}
-		if grace > 0 {
-			k.call(request{Signal: &signalSpec{Proc: run.proc, Signal: sig}})
-			select {
-			case <-run.done:
-				return
-			case <-over:
-			case <-c.w.ctx.Done():
-				return
-			}
-		}
-		k.call(request{KillAll: &killAllSpec{Sandbox: c.w.id(), Container: c.name}})
-	})
 }
 
 func (c *container) id() string {

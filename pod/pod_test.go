@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "doomed-gateway" {
 		doomedGateway(os.Args[2])
 	}
+	if len(os.Args) > 1 && os.Args[1] == "spoiled" { // system_test.go
+		spoiled(os.Args[2:])
+	}
 	os.Exit(m.Run())
 }
 

@@ -186,7 +186,7 @@ func TestKeeperThatIsKilledIsNoticed(t *testing.T) {
 }
 
 // keepers lists the keeper processes that are children of this process.
-func keepers(t *testing.T) (pids []int) {
+func keepers(t testing.TB) (pids []int) {
 	t.Helper()
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, f := range files {

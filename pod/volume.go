@@ -281,7 +281,7 @@ func writeVolume(dir string, files map[string]vol) error {
 	for name, f := range files {
 		name = path.Clean(name)
 		if !filepath.IsLocal(name) {
-			return fmt.Errorf("path %q: must be relative and not contain ..", name)
+			return fmt.Errorf("path %q: must be relative and stay below the volume", name)
 		}
 		full := filepath.Join(fresh, name)
 		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
