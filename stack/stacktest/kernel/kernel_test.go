@@ -43,6 +43,16 @@ type pod struct {
 
 func newCluster(t *testing.T, kind string, mtu int) *cluster {
 	t.Helper()
+	plane := newPlane(t)
+	c := &cluster{plane: plane}
+	c.a, c.b = newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "a"}, 4, mtu), newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "b"}, 5, mtu)
+	plane.Publish(stack.Input{Services: services(t)})
+	return c
+}
+
+// newPlane is a running plane without ports.
+func newPlane(t *testing.T) *stack.Plane {
+	t.Helper()
 	gateways := []netip.Addr{netip.MustParseAddr(gateway4), netip.MustParseAddr(gateway6)}
 	cidrs := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/64")}
 	plane, err := stack.New(stack.Config{
@@ -61,13 +71,10 @@ func newCluster(t *testing.T, kind string, mtu int) *cluster {
 			t.Error(err)
 		}
 	})
-	c := &cluster{plane: plane}
-	c.a, c.b = newPod(t, plane, kind, "a", 4, mtu), newPod(t, plane, kind, "b", 5, mtu)
-	plane.Publish(stack.Input{Services: services(t)})
-	return c
+	return plane
 }
 
-func newPod(t *testing.T, plane *stack.Plane, kind, name string, id byte, mtu int) *pod {
+func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id byte, mtu int) *pod {
 	t.Helper()
 	p := &pod{NS: nstest.New(t), v4: fmt.Sprintf("10.244.0.%d", id), v6: fmt.Sprintf("fd00:10:244::%d", id)}
 	var dev link.Device
@@ -77,7 +84,7 @@ func newPod(t *testing.T, plane *stack.Plane, kind, name string, id byte, mtu in
 			if err != nil {
 				return err
 			}
-			dev, err = link.OpenTAPFD(fd, name)
+			dev, err = link.OpenTAPFD(fd, name.String())
 			return err
 		})
 	} else {
@@ -90,7 +97,7 @@ func newPod(t *testing.T, plane *stack.Plane, kind, name string, id byte, mtu in
 			if err != nil {
 				return err
 			}
-			dev, err = link.OpenVethFD(fd, name)
+			dev, err = link.OpenVethFD(fd, name.String())
 			return err
 		})
 	}
@@ -100,7 +107,7 @@ func newPod(t *testing.T, plane *stack.Plane, kind, name string, id byte, mtu in
 	p.Route("default4", gateway4)
 	p.Route("default6", gateway6)
 	if _, err := plane.Attach(stack.PortSpec{
-		Pod: kube.Name{Namespace: "default", Name: name}, Name: "eth0", MAC: mac, MTU: mtu,
+		Pod: name, Name: "eth0", MAC: mac, MTU: mtu,
 		Addrs: []netip.Addr{netip.MustParseAddr(p.v4), netip.MustParseAddr(p.v6)},
 	}, dev); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,384 @@
+package kernel
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"podgate/kube"
+	"podgate/policy"
+	"podgate/stack"
+	"podgate/stack/link/ns"
+	"podgate/stack/link/nstest"
+)
+
+// matrix is the cluster that Kubernetes' own NetworkPolicy tests use: pods a, b
+// and c in each of the namespaces x, y and z, all listening on two ports of two
+// protocols.
+type matrix struct {
+	t        *testing.T
+	plane    *stack.Plane
+	store    *kube.Store
+	pods     map[kube.Name]*pod
+	policies *policy.Table
+}
+
+var (
+	matrixNames = func() (names []kube.Name) {
+		for _, ns := range []string{"x", "y", "z"} {
+			for _, pod := range []string{"a", "b", "c"} {
+				names = append(names, kube.Name{Namespace: ns, Name: pod})
+			}
+		}
+		return names
+	}()
+	matrixPorts = []int{80, 81}
+)
+
+func newMatrix(t *testing.T) *matrix {
+	t.Helper()
+	m := &matrix{t: t, plane: newPlane(t), pods: map[kube.Name]*pod{}}
+	m.store = kube.NewStore(kube.Config{}, nil)
+	kind := kinds()[0]
+	for i, n := range matrixNames {
+		m.apply(fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: \"%s\", labels: {ns: \"%[1]s\"}}\n", n.Namespace))
+		m.apply(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: "%s", labels: {pod: %[1]s}}, spec: {containers: [{name: c, image: x, ports: [
+			{name: serve-80, containerPort: 80}, {name: serve-81, containerPort: 81},
+			{name: serve-80-udp, containerPort: 80, protocol: UDP}, {name: serve-81-udp, containerPort: 81, protocol: UDP}]}]}}`, n.Name, n.Namespace))
+		if got, want := m.store.State().Pods[n].Status.PodIP, fmt.Sprintf("10.244.0.%d", 4+i); got != want {
+			t.Fatalf("%s has %s, want %s", n, got, want)
+		}
+		m.pods[n] = newPod(t, m.plane, kind, n, byte(4+i), 1500)
+		m.pods[n].serve(t)
+	}
+	return m
+}
+
+// serve answers on both ports: TCP by accepting, UDP by sending back.
+func (p *pod) serve(t *testing.T) {
+	for _, port := range matrixPorts {
+		l := p.listen(t, fmt.Sprintf("[::]:%d", port))
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+		var pc net.PacketConn
+		p.Do(func() (err error) { pc, err = net.ListenPacket("udp", fmt.Sprintf("[::]:%d", port)); return err })
+		t.Cleanup(func() { pc.Close() })
+		go func() {
+			buf := make([]byte, 64)
+			for {
+				n, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				pc.WriteTo(buf[:n], from)
+			}
+		}()
+	}
+}
+
+func (m *matrix) load(manifests string) []kube.Object {
+	m.t.Helper()
+	objs, problems := kube.LoadBytes("manifests", []byte(manifests))
+	for _, p := range problems {
+		m.t.Fatal(p)
+	}
+	return objs.Objects
+}
+
+// apply applies and publishes, as `podgate apply` does.
+func (m *matrix) apply(manifests string) {
+	m.t.Helper()
+	for _, c := range m.store.Apply(m.load(manifests)) {
+		for _, p := range c.Problems {
+			m.t.Fatal(p)
+		}
+	}
+	m.publish()
+}
+
+func (m *matrix) remove(manifests string) {
+	m.t.Helper()
+	m.store.Delete(m.load(manifests))
+	m.publish()
+}
+
+func (m *matrix) publish() {
+	st := m.store.State()
+	node := []netip.Addr{netip.MustParseAddr(gateway4), netip.MustParseAddr(gateway6)}
+	m.policies, _ = policy.Compile(m.policies, st, policy.Config{NodeAddrs: node})
+	m.plane.Publish(stack.Input{Policies: m.policies})
+}
+
+// probe is one cell of the matrix.
+type probe struct {
+	from, to kube.Name
+	network  string // tcp, udp
+	port     int
+}
+
+func (p probe) String() string { return fmt.Sprintf("%s -> %s %s/%d", p.from, p.to, p.network, p.port) }
+
+func allProbes() (all []probe) {
+	for _, from := range matrixNames {
+		for _, to := range matrixNames {
+			for _, network := range []string{"tcp", "udp"} {
+				for _, port := range matrixPorts {
+					all = append(all, probe{from, to, network, port})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// connects makes a real connection. What ought to pass gets long to do so, what
+// ought not gets as long as any answer here takes, and a little more.
+func (m *matrix) connects(p probe, six, expected bool) bool {
+	wait := 250 * time.Millisecond
+	if expected {
+		wait = 10 * time.Second
+	}
+	ip := m.pods[p.to].v4
+	if six {
+		ip = m.pods[p.to].v6
+	}
+	var c net.Conn
+	var err error
+	m.pods[p.from].NS.Do(func() error {
+		c, err = net.DialTimeout(p.network, net.JoinHostPort(ip, fmt.Sprint(p.port)), wait)
+		return nil
+	})
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	if p.network == "tcp" {
+		return true
+	}
+	c.Write([]byte("hello"))
+	c.SetReadDeadline(time.Now().Add(wait))
+	_, err = c.Read(make([]byte, 8))
+	return err == nil
+}
+
+// expect probes every cell at once.
+func (m *matrix) expect(name string, six bool, want func(probe) bool) {
+	m.t.Helper()
+	probes := allProbes()
+	wrong := make([]string, len(probes))
+	var wg sync.WaitGroup
+	for i, p := range probes {
+		wg.Go(func() {
+			expected := p.from == p.to || want(p) // a pod always reaches itself
+			if got := m.connects(p, six, expected); got != expected {
+				wrong[i] = fmt.Sprintf("%s: connects %t, want %t", p, got, expected)
+			}
+		})
+	}
+	wg.Wait()
+	if wrong = slices.DeleteFunc(wrong, func(s string) bool { return s == "" }); len(wrong) > 0 {
+		m.t.Errorf("%s: %d of %d wrong:\n%s", name, len(wrong), len(probes), strings.Join(wrong[:min(8, len(wrong))], "\n"))
+	}
+}
+
+// policyOf is the manifest of a policy in x unless the name says otherwise.
+func policyOf(name, spec string) string {
+	ns, short, ok := strings.Cut(name, "/")
+	if !ok {
+		ns, short = "x", name
+	}
+	return fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: %s, namespace: %q}, spec: %s}", short, ns, spec)
+}
+
+// Real connections between real kernels before, under and after a series of
+// policies are those that the policies' text says.
+func TestPolicyMatrix(t *testing.T) {
+	m := newMatrix(t)
+	everything := func(probe) bool { return true }
+	into := func(who func(kube.Name) bool, allowed func(probe) bool) func(probe) bool {
+		return func(p probe) bool { return !who(p.to) || allowed(p) }
+	}
+	xa := func(n kube.Name) bool { return n == kube.Name{Namespace: "x", Name: "a"} }
+	x := func(n kube.Name) bool { return n.Namespace == "x" }
+	m.expect("before", false, everything)
+	for _, step := range []struct {
+		name, policy string
+		want         func(probe) bool
+	}{
+		{"deny all ingress of a namespace", policyOf("p", "{podSelector: {}, policyTypes: [Ingress]}"),
+			into(x, func(probe) bool { return false })},
+		{"a pod of the same namespace", policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]}"),
+			into(xa, func(p probe) bool { return p.from == kube.Name{Namespace: "x", Name: "b"} })},
+		{"pods and namespaces, and, by expression", policyOf("p", `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [
+			{namespaceSelector: {matchExpressions: [{key: ns, operator: NotIn, values: [x]}]}, podSelector: {matchLabels: {pod: b}}}]}]}`),
+			into(xa, func(p probe) bool { return p.from.Namespace != "x" && p.from.Name == "b" })},
+		{"pods or namespaces, on one port", policyOf("p", `{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}], from: [
+			{namespaceSelector: {matchLabels: {ns: "y"}}}, {podSelector: {matchLabels: {pod: c}}}]}]}`),
+			into(xa, func(p probe) bool {
+				return p.network == "tcp" && p.port == 80 && (p.from.Namespace == "y" || p.from == kube.Name{Namespace: "x", Name: "c"})
+			})},
+		{"a named port of UDP", policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: serve-81-udp, protocol: UDP}]}]}"),
+			into(xa, func(p probe) bool { return p.network == "udp" && p.port == 81 })},
+		{"a range of ports", policyOf("p", "{podSelector: {}, ingress: [{ports: [{port: 81, endPort: 90}]}]}"),
+			into(x, func(p probe) bool { return p.network == "tcp" && p.port == 81 })},
+		{"an ipBlock with exceptions", policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 10.244.0.0/24, except: [10.244.0.8/29]}}]}]}"),
+			into(xa, func(p probe) bool { return p.from.Namespace == "x" || p.from == kube.Name{Namespace: "y", Name: "a"} })},
+		{"egress to one namespace", policyOf("p", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: 'y'}}}]}]}"),
+			func(p probe) bool { return p.from.Namespace != "x" || p.to.Namespace == "y" }},
+		{"both directions, two policies", policyOf("p", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: 'y'}}}], ports: [{port: 80}]}]}") +
+			"\n---\n" + policyOf("y/q", "{podSelector: {matchLabels: {pod: b}}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {pod: a}}}]}]}"),
+			func(p probe) bool {
+				out := p.from.Namespace != "x" || p.to.Namespace == "y" && p.network == "tcp" && p.port == 80
+				in := p.to != kube.Name{Namespace: "y", Name: "b"} || p.from.Name == "a"
+				return out && in
+			}},
+	} {
+		m.apply(step.policy)
+		m.expect(step.name, false, step.want)
+	}
+	m.remove(policyOf("y/q", "{}"))
+	m.apply(policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}]}"))
+	m.expect("IPv6", true, into(xa, func(p probe) bool { return p.from.Namespace == "x" }))
+	m.remove(policyOf("p", "{}"))
+	m.expect("after", false, everything)
+}
+
+// A stream between two pods goes on, and loses not one datagram, while a
+// hundred policies come, change and go that do not concern it; and a policy
+// that does ends an established connection before it is published.
+func TestPolicyChangesDisturbNobodyElse(t *testing.T) {
+	nstest.Need(t, "iperf3")
+	m := newMatrix(t)
+	from, to := kube.Name{Namespace: "x", Name: "a"}, kube.Name{Namespace: "y", Name: "a"}
+	m.apply(policyOf("y/allow", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: x}}}]}]}"))
+	server := m.pods[to].Command("iperf3", "-s", "-1", "-p", "5201")
+	start(t, server)
+	m.listening(to, 5201)
+	client := m.pods[from].Command("iperf3", "-c", m.pods[to].v4, "-p", "5201", "-u", "-b", "20M", "-l", "1200", "-w", "4M", "-t", "2", "-J")
+	out := make(chan []byte, 1)
+	go func() {
+		b, err := client.Output()
+		if err != nil {
+			t.Errorf("iperf3: %v\n%s", err, b)
+		}
+		out <- b
+	}()
+	m.flowing(from)
+	changes := 0
+	for ; changes < 100; changes++ {
+		n := fmt.Sprintf("z/p%d", changes%10)
+		switch changes / 10 % 3 {
+		case 0:
+			m.apply(policyOf(n, "{podSelector: {}, policyTypes: [Ingress, Egress]}"))
+		case 1:
+			m.apply(policyOf(n, "{podSelector: {matchLabels: {pod: b}}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: x}}}]}]}"))
+		case 2:
+			m.remove(policyOf(n, "{}"))
+		}
+	}
+	if st := m.plane.Flows(); !slices.ContainsFunc(st, func(f stack.FlowRecord) bool { return f.Proto == "udp" && f.SrcPod == from.String() }) {
+		t.Error("the stream ended before the changes did")
+	}
+	var report struct {
+		End struct {
+			Sum struct {
+				Packets int `json:"packets"`
+				Lost    int `json:"lost_packets"`
+			} `json:"sum"`
+		} `json:"end"`
+	}
+	text := <-out
+	if err := json.Unmarshal(text, &report); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if s := report.End.Sum; s.Lost != 0 || s.Packets < 1000 {
+		t.Errorf("%d of %d datagrams lost", s.Lost, s.Packets)
+	}
+	for _, name := range []string{"policy-ingress-denied", "policy-egress-denied", "flow-cut-by-policy", "flow-moved"} {
+		if n := m.plane.Counters()[name]; n != 0 {
+			t.Errorf("%s: got %d, want 0", name, n)
+		}
+	}
+
+	conn := m.open(from, to)
+	m.apply(policyOf("y/allow", "{podSelector: {}, policyTypes: [Ingress]}"))
+	for _, f := range m.plane.Flows() {
+		if f.SrcPod == from.String() && f.DstPod == to.String() && f.Verdict != "drop" {
+			t.Errorf("still there after the policy was published: %+v", f)
+		}
+	}
+	if n := m.plane.Counters()["flow-cut-by-policy"]; n == 0 {
+		t.Error("no conversation was cut")
+	}
+	conn.Close()
+}
+
+// open makes a connection that the server does not close at once.
+func (m *matrix) open(from, to kube.Name) net.Conn {
+	m.t.Helper()
+	l := m.pods[to].listen(m.t, "[::]:9000")
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			m.t.Cleanup(func() { c.Close() })
+		}
+	}()
+	c, err := m.pods[from].dial("tcp", net.JoinHostPort(m.pods[to].v4, "9000"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return c
+}
+
+func start(t *testing.T, cmd *ns.Cmd) {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+}
+
+// listening waits until somebody listens on a TCP port of a pod.
+func (m *matrix) listening(n kube.Name, port int) {
+	m.t.Helper()
+	m.until("iperf3 listens", func() bool {
+		c, err := m.pods[n].Command("ss", "-Hltn", fmt.Sprintf("sport = :%d", port)).Output()
+		return err == nil && len(c) > 0
+	})
+}
+
+// flowing waits until a UDP stream from a pod is under way.
+func (m *matrix) flowing(n kube.Name) {
+	m.t.Helper()
+	m.until("the stream flows", func() bool {
+		return slices.ContainsFunc(m.plane.Flows(), func(f stack.FlowRecord) bool {
+			return f.Proto == "udp" && f.SrcPod == n.String() && f.Packets > 10
+		})
+	})
+}
+
+func (m *matrix) until(what string, cond func() bool) {
+	m.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("not within 10 s: %s", what)
+		}
+		<-tick.C
+	}
+}
