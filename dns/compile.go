@@ -165,10 +165,8 @@ func (z *Zone) compileStatic(serial uint32, cfg Config) {
 		"dns":         empty,
 		"ns.dns":      ns,
 		"svc":         empty,
+		"pod":         empty,
 		"dns-version": {other: []dns.RR{&dns.TXT{Hdr: version, Txt: []string{"1.1.0"}}}},
-	}
-	if z.pods != Disabled {
-		z.static["pod"] = empty
 	}
 	for _, p := range slices.Concat(cfg.PodCIDRs, cfg.ServiceCIDRs) {
 		for _, name := range reverseApexes(p) {
@@ -300,10 +298,14 @@ func (b *serviceBuilder) endpoints(all []*discoveryv1.EndpointSlice, notReady bo
 			}
 		}
 	}
+	shares := map[string]int{} // SRV records that a name's weight is shared by
+	for _, e := range b.eps {
+		shares[e.host] += len(e.ports)
+	}
 	for _, e := range b.eps {
 		n := b.at(e.host)
 		for _, p := range e.ports {
-			b.srv(n, e.host+"."+b.name, 1, e.host+"."+b.name, p.number)
+			b.srv(n, e.host+"."+b.name, shares[e.host], e.host+"."+b.name, p.number)
 		}
 		n.extra = slices.Concat(n.a, n.aaaa)
 	}

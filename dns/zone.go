@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -103,7 +104,7 @@ func (z *Zone) answer(name string, qtype uint16) (a answer) {
 			return a
 		}
 		if n == nil {
-			a.rcode, a.soa = dns.RcodeNameError, soa
+			a.rcode, a.soa = dns.RcodeNameError, negative(soa)
 			return a
 		}
 		if n.cname != nil && qtype != dns.TypeCNAME && qtype != dns.TypeANY {
@@ -114,7 +115,7 @@ func (z *Zone) answer(name string, qtype uint16) (a answer) {
 		before := len(a.records)
 		a.records = n.appendTo(a.records, name, qtype)
 		if len(a.records) == before {
-			a.soa = soa
+			a.soa = negative(soa)
 		} else if qtype == dns.TypeSRV || qtype == dns.TypeNS {
 			a.extra = n.extra
 		}
@@ -164,11 +165,19 @@ func owned(rr dns.RR, name string) dns.RR {
 	return c
 }
 
+// negative is soa for an answer's authority section.
+func negative(soa *dns.SOA) dns.RR {
+	if soa == nil {
+		return nil
+	}
+	return soa
+}
+
 // find returns the node of a lower-case name, nil if there is none, and the SOA
 // of the zone that it is or would be in.
-func (z *Zone) find(name string, qtype uint16) (n *node, soa dns.RR, ours bool) {
+func (z *Zone) find(name string, qtype uint16) (n *node, soa *dns.SOA, ours bool) {
 	if rest, ok := strings.CutSuffix(name, z.domain); ok && (rest == "" || rest[len(rest)-1] == '.') {
-		return z.findForward(strings.TrimSuffix(rest, ".")), z.static[""].other[0], true
+		return z.findForward(strings.TrimSuffix(rest, ".")), z.static[""].soa(), true
 	}
 	if strings.HasSuffix(name, ".arpa.") {
 		return z.findReverse(name, qtype)
@@ -223,8 +232,10 @@ func (z *Zone) findPod(path string) *node {
 	if _, ok := z.podAddrs[podAddr{namespace, addr}]; !ok && z.pods == Verified {
 		return nil
 	}
-	n := new(node)
-	n.add(z.address(label+"."+namespace+".pod."+z.domain, addr))
+	n, full := new(node), label+"."+namespace+".pod."+z.domain
+	n.add(z.address(full, addr))
+	n.add(&dns.SRV{Hdr: z.header(full, dns.TypeSRV), Weight: 100, Target: full}) // as CoreDNS has it
+	n.extra = slices.Concat(n.a, n.aaaa)
 	return n
 }
 
@@ -236,15 +247,15 @@ func (z *Zone) namespace(name string) *node {
 }
 
 // findReverse returns the node of a name under arpa.
-func (z *Zone) findReverse(name string, qtype uint16) (n *node, soa dns.RR, ours bool) {
+func (z *Zone) findReverse(name string, qtype uint16) (n *node, soa *dns.SOA, ours bool) {
 	var in *reverseZone
 	for i := range z.reverse {
 		rest, ok := strings.CutSuffix(name, z.reverse[i].apex)
 		if ok && rest == "" {
-			return z.reverse[i].node, z.reverse[i].node.other[0], true
+			return z.reverse[i].node, z.reverse[i].node.soa(), true
 		}
 		if ok && rest[len(rest)-1] == '.' {
-			in, soa = &z.reverse[i], z.reverse[i].node.other[0]
+			in, soa = &z.reverse[i], z.reverse[i].node.soa()
 			break
 		}
 	}
@@ -273,6 +284,9 @@ func (z *Zone) pointerNode(name string, ptrs []pointer) *node {
 	}
 	return n
 }
+
+// soa is that of a zone's apex.
+func (n *node) soa() *dns.SOA { return n.other[0].(*dns.SOA) }
 
 // header is that of a record of this zone.
 func (z *Zone) header(name string, rrtype uint16) dns.RR_Header {
