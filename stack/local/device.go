@@ -10,9 +10,10 @@ package local
 //
 // Inbound, WriteBatch copies each frame and hands it to netstack on the
 // worker's own thread. That work is bounded: parsing, finding the endpoint and
-// queueing. TCP's protocol work is done by gVisor's processor goroutines, which
-// are the one hand-off between the plane and a connection; a queue of our own
-// in front would be a second one (10-15 us of wake-up a round trip, measured).
+// queueing; TCP's protocol work is done by gVisor's processor goroutines, the
+// one hand-off between the plane and a connection. A goroutine and a queue of
+// our own in between were tried: 15 % fewer bytes a second from a pod, and no
+// difference in round trips.
 //
 // A super-frame stays whole in both directions. netstack computes complete
 // checksums except in segments of connections with GSO, where GSOOptions asks
@@ -53,6 +54,9 @@ type device struct {
 
 	attachMu sync.RWMutex
 	netstack stack.NetworkDispatcher
+
+	inMu     sync.Mutex // held while netstack is given frames
+	detached bool
 	// vouched says that the packet being delivered needs no checksumming.
 	// netstack asks Capabilities for it on each delivery, and on no other
 	// occasion, which makes it a property of the packet.
@@ -96,6 +100,13 @@ func (d *device) Close() error {
 	err := unix.Close(d.fd)
 	d.fd = -1
 	return err
+}
+
+// detach ends the way in: when it returns no handler runs, and none will.
+func (d *device) detach() {
+	d.inMu.Lock()
+	defer d.inMu.Unlock()
+	d.detached = true
 }
 
 // push takes a reference to pkt, or drops it.
@@ -187,6 +198,11 @@ func vnetOf(pkt *stack.PacketBuffer) (h packet.VnetHdr) {
 // WriteBatch hands frames to netstack, which has then taken all of them: what
 // it cannot use it drops and counts itself.
 func (d *device) WriteBatch(frames []packet.Frame) (int, error) {
+	d.inMu.Lock()
+	defer d.inMu.Unlock()
+	if d.detached {
+		return 0, unix.ENETDOWN
+	}
 	d.attachMu.RLock()
 	ns := d.netstack
 	d.attachMu.RUnlock()
@@ -216,10 +232,30 @@ func (d *device) inject(ns stack.NetworkDispatcher, f packet.Frame) {
 		d.count.malformed.Add(1)
 		return
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(eth[ethLen:])})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: payload(proto, eth[ethLen:])})
 	d.vouched.Store(f.Vnet().Flags&(packet.NeedsCsum|packet.DataValid) != 0)
 	ns.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+}
+
+// payload copies an IP packet, the headers of a long TCP segment apart:
+// netstack clones the chunk that holds the network header, which would
+// otherwise be all 64 KiB.
+func payload(proto tcpip.NetworkProtocolNumber, ip []byte) buffer.Buffer {
+	h := 0
+	switch {
+	case len(ip) < 1<<10:
+	case proto == header.IPv4ProtocolNumber && ip[9] == byte(header.TCPProtocolNumber):
+		h = int(header.IPv4(ip).HeaderLength())
+	case proto == header.IPv6ProtocolNumber && ip[6] == byte(header.TCPProtocolNumber):
+		h = header.IPv6MinimumSize
+	}
+	if h > 0 {
+		h += int(header.TCP(ip[h:]).DataOffset())
+	}
+	b := buffer.MakeWithData(ip[:h])
+	b.Append(buffer.NewViewWithData(ip[h:]))
+	return b
 }
 
 // endpoint is netstack's side of the same device.

@@ -11,7 +11,8 @@
 //     the host, and one that copies towards the pod;
 //   - per UDP flow to the outside: one for each direction;
 //   - per published TCP port one that accepts, per connection two that copy;
-//   - per published UDP port one that reads, per client one that writes back.
+//   - per published UDP port one that reads, per client one that writes back;
+//   - per ICMP error on a datagram socket one that wakes its reader and ends.
 //
 // gVisor adds its own: as many TCP processors as there are CPUs, and timers.
 package local

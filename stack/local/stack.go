@@ -191,6 +191,7 @@ func (s *Stack) Device() link.Device { return s.device }
 // goroutine has. A second Close does nothing.
 func (s *Stack) Close() error {
 	s.close.Do(func() {
+		s.device.detach()
 		s.cancel()
 		if s.pub != nil {
 			s.pub.close()

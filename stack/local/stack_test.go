@@ -221,3 +221,23 @@ func TestDialOfOwnAddressGoesThroughThePlane(t *testing.T) {
 		t.Errorf("the pod refused %d connections, want 1", n)
 	}
 }
+
+func TestListenTwiceIsAnError(t *testing.T) {
+	checkLeaks(t)
+	gw := newGateway(t, nil)
+	at := netip.AddrPortFrom(node4, 80)
+	l := must(gw.ListenTCP(at))(t)
+	if _, err := gw.ListenTCP(at); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("second TCP listener: %v, want address in use", err)
+	}
+	l.Close()
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept after Close: %v, want net.ErrClosed", err)
+	}
+	must(gw.ListenTCP(at))(t).Close()
+	u := must(gw.ListenUDP(at))(t)
+	defer u.Close()
+	if _, err := gw.ListenUDP(at); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("second UDP listener: %v, want address in use", err)
+	}
+}
