@@ -25,7 +25,7 @@ const (
 	prohibited
 )
 
-// code is the ICMPv4 and ICMPv6 form of a reaction: destination unreachable
+// codes are the ICMPv4 and ICMPv6 forms of the reactions: destination unreachable
 // (3 and 1) with the code (RFC 792, 1812 5.2.7.1, 4443 3.1).
 var codes = [...]struct{ v4, v6 icmpCode }{
 	refused:    {icmpCode{3, 3}, icmpCode{1, 4}},

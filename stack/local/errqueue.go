@@ -82,7 +82,7 @@ func (s *Stack) relay(q quote, r report) {
 	}
 }
 
-// outsideOptions makes a socket of family af keep ICMP errors, if keep, and
+// outsideOptions makes a socket keep ICMP errors in its queue, if keep, and
 // send with ttl.
 func outsideOptions(fd int, v4 bool, ttl uint8, keep bool) error {
 	level, recverr, hops := unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS

@@ -16,7 +16,7 @@ import (
 	"podgate/stack/packet"
 )
 
-// published runs f with a host address that the gateway listens at, an address
+// publishing runs f with a host address that the gateway listens at, an address
 // of the internet that can reach it, and the pod's address, of each family.
 func publishing(t *testing.T, f func(t *testing.T, k *kernels, host, client, pod netip.Addr)) {
 	podLinks(t, func(t *testing.T, tap bool) {
