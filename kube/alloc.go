@@ -14,12 +14,14 @@ type allocator struct {
 	families  []corev1.IPFamily // the cluster's, its default first
 	addresses map[corev1.IPFamily]*serviceAddresses
 	ports     *nodePorts
+	balancers *balancerAddresses
 }
 
 func newAllocator(cfg Config) *allocator {
 	a := &allocator{
 		addresses: map[corev1.IPFamily]*serviceAddresses{},
 		ports:     &nodePorts{cfg.NodePortMin, cfg.NodePortMax, map[uint16]Name{}},
+		balancers: &balancerAddresses{cfg.LoadBalancerCIDRs, map[netip.Addr]Name{}},
 	}
 	for _, p := range cfg.ServiceCIDRs {
 		f := familyOf(p.Addr())
@@ -53,6 +55,7 @@ func (a *allocator) release(svc *corev1.Service) {
 		a.ports.release(uint16(p.NodePort), nameOf(svc))
 	}
 	a.ports.release(uint16(svc.Spec.HealthCheckNodePort), nameOf(svc))
+	a.balancers.release(svc)
 }
 
 // allocate gives a Service what its spec asks for and fills in the rest, as the

@@ -76,6 +76,10 @@ type Config struct {
 	// PublishedIPs are the addresses at which Services of type LoadBalancer and
 	// Ingresses are reached, as written to status.loadBalancer.ingress; 127.0.0.1.
 	PublishedIPs []netip.Addr
+
+	// LoadBalancerCIDRs give each Service of type LoadBalancer an address of its
+	// own; none: the Services share PublishedIPs.
+	LoadBalancerCIDRs []netip.Prefix
 }
 
 // WithDefaults returns the configuration with every unset field filled in.

@@ -98,7 +98,7 @@ func (s *Store) admissible(k key, want API) field.ErrorList {
 			}
 			return errs
 		}
-		served.Status = s.serviceStatus(served)
+		served.Status = s.balance(served, old)
 		s.next.services.set(k.name, served) // serve stamps it
 		if old != nil {
 			s.unindexService(old)
@@ -106,20 +106,6 @@ func (s *Store) admissible(k key, want API) field.ErrorList {
 		s.indexService(served)
 	}
 	return nil
-}
-
-func (s *Store) serviceStatus(svc *corev1.Service) corev1.ServiceStatus {
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return corev1.ServiceStatus{}
-	}
-	// Mode Proxy: what arrives there has been through a listener; the address
-	// itself, most often loopback, is nothing that the cluster can route.
-	mode := corev1.LoadBalancerIPModeProxy
-	var st corev1.ServiceStatus
-	for _, a := range s.cfg.PublishedIPs {
-		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &mode})
-	}
-	return st
 }
 
 func (s *Store) indexService(svc *corev1.Service) {

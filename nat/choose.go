@@ -37,6 +37,7 @@ func (sp *ServicePort) Choose(tuple packet.Tuple, external bool, sticky *Backend
 		return c
 	}
 	c.Outcome = Translate
+	c.From, c.Leaving, c.Hinted = len(from.backends), from.leaving, !c.Local && sp.hinted
 	if sticky != nil {
 		if c.Backend = from.find(sticky); c.Backend != nil {
 			c.Why = BySticky

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +39,9 @@ type inputs struct {
 const (
 	labelProxyName  = "service.kubernetes.io/service-proxy-name" // such a Service has another proxy
 	defaultAffinity = 10800 * time.Second
+
+	annotationWeight = "podgate.dev/weight" // of an EndpointSlice: that of each of its endpoints
+	maxWeight        = 100
 )
 
 // Compile makes the Table for st, sharing with prev (which may be nil) what
@@ -56,6 +60,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		refused:   prev.refused,
 		contested: cloneOf(prev.contested),
 		faulty:    cloneOf(prev.faulty),
+		checked:   cloneOf(prev.checked),
 		inputs: inputs{
 			node:      cfg.NodeName,
 			services:  st.Services,
@@ -234,6 +239,9 @@ func (c *compiler) compile(svc *corev1.Service) {
 		external = c.addr(external, fmt.Sprintf("spec.externalIPs[%d]", i), s)
 	}
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		if len(svc.Status.LoadBalancer.Ingress) == 0 {
+			c.problem("status.loadBalancer", "the load balancer has no address: the ranges for them are full, or spec.loadBalancerIP %q is taken or not in one", svc.Spec.LoadBalancerIP)
+		}
 		for i, in := range svc.Status.LoadBalancer.Ingress {
 			field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
 			switch {
@@ -245,6 +253,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 			}
 		}
 	}
+	c.healthPort = healthPort(svc)
 	sources := c.sources(svc.Spec.LoadBalancerSourceRanges)
 	matched := make([]bool, len(svc.Spec.Ports))
 	for _, vip := range cluster {
@@ -270,6 +279,14 @@ func (c *compiler) compile(svc *corev1.Service) {
 			}
 		}
 	}
+}
+
+// healthPort is the healthCheckNodePort where it has a meaning.
+func healthPort(svc *corev1.Service) uint16 {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return 0
+	}
+	return uint16(svc.Spec.HealthCheckNodePort)
 }
 
 // addr appends s if it is an address.
@@ -352,8 +369,10 @@ func (c *compiler) endpoints(sp *ServicePort) []Endpoint {
 		if number == 0 {
 			continue
 		}
+		weight := c.weight(s)
 		for i := range s.Endpoints {
 			e, ok := c.endpoint(&s.Endpoints[i], number, s.Namespace)
+			e.Weight = weight
 			if !ok || e.Addr.Is4() != sp.ClusterIP.Is4() {
 				continue
 			}
@@ -368,6 +387,25 @@ func (c *compiler) endpoints(sp *ServicePort) []Endpoint {
 		return cmp.Or(compareBackends(a.Backend, b.Backend), cmp.Compare(b.quality(), a.quality()))
 	})
 	return slices.CompactFunc(all, func(a, b Endpoint) bool { return compareBackends(a.Backend, b.Backend) == 0 })
+}
+
+// weight is what a slice's annotation gives each of its endpoints; without a
+// readable one, 1.
+func (c *compiler) weight(s *discoveryv1.EndpointSlice) uint8 {
+	text, ok := s.Annotations[annotationWeight]
+	if !ok {
+		return 1
+	}
+	n, err := strconv.ParseUint(text, 10, 8)
+	if err != nil || n > maxWeight {
+		bad := kube.Problem{Kind: "EndpointSlice", Object: kube.Name{Namespace: s.Namespace, Name: s.Name}, Field: "metadata.annotations[" + annotationWeight + "]",
+			Err: fmt.Sprintf("Invalid value: %q: must be a number from 0 to %d", text, maxWeight)}
+		if !slices.Contains(c.problems, bad) {
+			c.problems = append(c.problems, bad)
+		}
+		return 1
+	}
+	return uint8(n)
 }
 
 // portOf returns the number that a slice has for the port, or 0.
@@ -496,7 +534,7 @@ func (c *compiler) hostPort(p *corev1.ContainerPort, host netip.Addr, pod packet
 	if was != nil && len(was.Endpoints) == 1 && *was.Endpoints[0].Backend == *b {
 		b = was.Endpoints[0].Backend
 	}
-	sp.Endpoints = []Endpoint{{Backend: b, Ready: true, Serving: true, Local: true}}
+	sp.Endpoints = []Endpoint{{Backend: b, Ready: true, Serving: true, Local: true, Weight: 1}}
 	sp.choosePools(was)
 	if was != nil && sp.equal(was) {
 		sp = was

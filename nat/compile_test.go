@@ -333,7 +333,6 @@ func TestProblems(t *testing.T) {
 	want := []string{
 		`shop/bad spec.externalIPs[0] Invalid value: "nobody": must be a valid IP address`,
 		`shop/named spec.ports[0] no endpoint of the Service has port "http" (targetPort web, TCP): connections are rejected`,
-		`shop/new  port 127.0.0.1:30080/TCP of the host is already published for Service shop/old`,
 		`shop/new spec.ports.nodePort node port 30080/TCP is already taken by Service shop/old`,
 	}
 	var got []string

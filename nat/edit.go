@@ -22,6 +22,7 @@ func (t *Table) replace(o owner, old, now *Service) {
 		}
 		t.services.remove(o)
 		delete(t.faulty, o)
+		delete(t.checked, o)
 	}
 	if now == nil {
 		return
@@ -34,6 +35,9 @@ func (t *Table) replace(o owner, old, now *Service) {
 	t.services.set(o, now)
 	if len(now.problems) > 0 {
 		t.faulty[o] = true
+	}
+	if now.healthPort != 0 {
+		t.checked[o] = true
 	}
 }
 

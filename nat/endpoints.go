@@ -28,7 +28,8 @@ func (sp *ServicePort) choosePools(was *ServicePort) {
 	if was != nil {
 		known = []*pool{was.cluster, was.node}
 	}
-	suits := sp.topology()
+	suits, hinted := sp.topology()
+	sp.hinted = hinted
 	sp.cluster = newPool(eligible(sp.Endpoints, suits), known...)
 	sp.usable = sp.cluster != nil
 	if sp.InternalLocal || sp.ExternalLocal {
@@ -37,41 +38,42 @@ func (sp *ServicePort) choosePools(was *ServicePort) {
 }
 
 // eligible returns the ready backends that suit, else those that serve while
-// they terminate.
-func eligible(all []Endpoint, suits func(*Endpoint) bool) []*Backend {
-	var ready, leaving []*Backend
+// they terminate. Weight 0 is never eligible.
+func eligible(all []Endpoint, suits func(*Endpoint) bool) group {
+	var ready, leaving group
+	leaving.leaving = true
 	for i := range all {
 		switch e := &all[i]; {
-		case !suits(e):
+		case e.Weight == 0 || !suits(e):
 		case e.Ready:
-			ready = append(ready, e.Backend)
+			ready.add(e)
 		case e.Serving && e.Terminating:
-			leaving = append(leaving, e.Backend)
+			leaving.add(e)
 		}
 	}
-	if len(ready) > 0 {
+	if len(ready.backends) > 0 {
 		return ready
 	}
 	return leaving
 }
 
-// topology returns which endpoints the hints leave over. As hints are heeded
-// only if a ready endpoint is hinted for here, they never leave nobody.
-func (sp *ServicePort) topology() func(*Endpoint) bool {
+// topology returns which endpoints the hints leave over, and whether they were
+// heeded. As that takes a ready endpoint hinted for here, they never leave nobody.
+func (sp *ServicePort) topology() (suits func(*Endpoint) bool, hinted bool) {
 	allNode, anyNode, allZone, anyZone := true, false, true, false
 	for i := range sp.Endpoints {
-		if e := &sp.Endpoints[i]; e.Ready {
+		if e := &sp.Endpoints[i]; e.Ready && e.Weight > 0 {
 			allNode, anyNode = allNode && e.nodeHint != noHint, anyNode || e.nodeHint == hintHere
 			allZone, anyZone = allZone && e.zoneHint != noHint, anyZone || e.zoneHint == hintHere
 		}
 	}
 	switch {
 	case allNode && anyNode:
-		return func(e *Endpoint) bool { return e.nodeHint == hintHere }
+		return func(e *Endpoint) bool { return e.nodeHint == hintHere }, true
 	case allZone && anyZone:
-		return func(e *Endpoint) bool { return e.zoneHint == hintHere }
+		return func(e *Endpoint) bool { return e.zoneHint == hintHere }, true
 	}
-	return func(*Endpoint) bool { return true }
+	return func(*Endpoint) bool { return true }, false
 }
 
 // equal compares what Choose and people see; the pools follow from it.

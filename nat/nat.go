@@ -80,6 +80,9 @@ type Choice struct {
 	Port    *ServicePort
 	Why     Why
 	Local   bool // a traffic policy kept the choice to this node's endpoints
+	From    int  // how many backends there were to choose from
+	Leaving bool // none is ready: the choice fell among those that terminate and still serve
+	Hinted  bool // topology hints narrowed the choice
 }
 
 // ServicePort is one port of one Service in one address family, or the
@@ -111,13 +114,15 @@ type ServicePort struct {
 	sources       []netip.Prefix // loadBalancerSourceRanges of this family; empty: everybody
 	cluster, node *pool          // by traffic policy Cluster and Local
 	usable        bool           // some endpoint of the cluster is ready, or serving while it terminates
+	hinted        bool           // cluster was narrowed by topology hints
 }
 
 // Endpoint is a Backend with its present condition.
 type Endpoint struct {
 	*Backend
 	Ready, Serving, Terminating bool
-	Local                       bool // on this node
+	Local                       bool  // on this node
+	Weight                      uint8 // share of new conversations beside the others; 1 unless annotated, 0: none
 
 	nodeHint, zoneHint hint
 }
@@ -136,6 +141,8 @@ type Service struct {
 	Name  kube.Name
 	IsPod bool // Name is that of a pod; its hostPorts are the Ports
 	Ports []*ServicePort
+
+	healthPort uint16 // healthCheckNodePort; 0: none
 
 	born      int64 // creation time, unix seconds: the older wins a contested address
 	fronts    []claim

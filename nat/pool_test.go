@@ -30,7 +30,7 @@ var poolSizes = []int{1, 2, 3, 4, 5, 10, 64, tableFrom, tableFrom + 1, 500, 1000
 
 func TestPoolIsBalanced(t *testing.T) {
 	for _, n := range poolSizes {
-		p := newPool(backends(n))
+		p := newPool(group{backends: backends(n)})
 		const each = 400
 		got := map[*Backend]int{}
 		for _, h := range hashes(each * n) {
@@ -52,8 +52,8 @@ func TestPoolMovesOnlyTheShareOfWhatGoes(t *testing.T) {
 		}
 		bs := backends(n)
 		gone := n / 3
-		before := newPool(bs)
-		after := newPool(append(append([]*Backend(nil), bs[:gone]...), bs[gone+1:]...))
+		before := newPool(group{backends: bs})
+		after := newPool(group{backends: append(append([]*Backend(nil), bs[:gone]...), bs[gone+1:]...)})
 		moved, lost := 0, 0
 		for _, h := range hs {
 			was := before.pick(h)
@@ -75,7 +75,7 @@ func TestPoolMovesOnlyTheShareOfWhatGoes(t *testing.T) {
 }
 
 func TestMaglevTableIsBalanced(t *testing.T) {
-	p := newPool(backends(1000))
+	p := newPool(group{backends: backends(1000)})
 	got := make([]int, 1000)
 	for _, i := range p.table {
 		got[i]++
@@ -88,7 +88,7 @@ func TestMaglevTableIsBalanced(t *testing.T) {
 }
 
 func TestPoolBeyondHalfTheTable(t *testing.T) {
-	p := newPool(backends(tableSize/2 + 1))
+	p := newPool(group{backends: backends(tableSize/2 + 1)})
 	if p.table != nil {
 		t.Error("a table of crude shares was made")
 	}
@@ -99,7 +99,7 @@ func TestPoolBeyondHalfTheTable(t *testing.T) {
 
 // The choice must survive a restart: these are values of an earlier process.
 func TestChoiceIsTheSameAfterARestart(t *testing.T) {
-	few, many := newPool(backends(5)), newPool(backends(300))
+	few, many := newPool(group{backends: backends(5)}), newPool(group{backends: backends(300)})
 	var got []string
 	for _, h := range hashes(6) {
 		got = append(got, fmt.Sprintf("%s %s", few.pick(h).Addr, many.pick(h).Addr))
@@ -129,7 +129,7 @@ func TestChooseDoesNotAllocate(t *testing.T) {
 
 func BenchmarkPick(b *testing.B) {
 	for _, n := range []int{3, 30, tableFrom, 1000} {
-		p := newPool(backends(n))
+		p := newPool(group{backends: backends(n)})
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			h := uint64(0)
 			for b.Loop() {

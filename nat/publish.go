@@ -55,16 +55,24 @@ func (c *compiler) publishPort(sp *ServicePort, balanced bool, hosts []packet.Ad
 }
 
 // publish gathers the publications of all services anew. Where two want the
-// same port of the same address the older has it.
+// same port of the same address it belongs to a node port, which answers inside
+// the cluster too, else to the older.
 func (t *Table) publish() {
 	type wish struct {
 		Publication
 		owner owner
 		born  int64
+		rank  rank
+		front bool // contested inside the cluster as well, where it is reported
 	}
 	var wishes []wish
 	for o, s := range t.services.all() {
 		for _, p := range s.published {
+			w := wish{owner: o, born: s.born, rank: rankHostPort}
+			if !p.Target.Addr().IsValid() && p.Target.Port() == p.Port {
+				w.rank = rankNodePort
+			}
+			w.front = (w.rank == rankNodePort || o.pod) && t.contested[nodeFront(p.is4, p.Proto, p.Port)]
 			if !p.Target.Addr().IsValid() {
 				node, ok := t.node(p.is4)
 				if !ok {
@@ -78,13 +86,14 @@ func (t *Table) publish() {
 			}
 			for _, h := range hosts {
 				p.HostIP = h
-				wishes = append(wishes, wish{p.Publication, o, s.born})
+				w.Publication = p.Publication
+				wishes = append(wishes, w)
 			}
 		}
 	}
 	slices.SortFunc(wishes, func(a, b wish) int {
 		return cmp.Or(a.HostIP.Compare(b.HostIP), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port),
-			cmp.Compare(a.born, b.born), a.owner.compare(b.owner), a.Target.Compare(b.Target))
+			cmp.Compare(a.rank, b.rank), cmp.Compare(a.born, b.born), a.owner.compare(b.owner), a.Target.Compare(b.Target))
 	})
 	t.published, t.refused = nil, nil
 	var won *wish
@@ -95,7 +104,7 @@ func (t *Table) publish() {
 			won = w
 			continue
 		}
-		if won.owner != w.owner {
+		if won.owner != w.owner && !(won.front && w.front) {
 			t.refused = append(t.refused, kube.Problem{Kind: w.owner.kind(), Object: w.owner.Name,
 				Err: fmt.Sprintf("port %s/%s of the host is already published for %s %s", netip.AddrPortFrom(w.HostIP, w.Port), protoName(w.Proto), won.owner.kind(), won.owner.Name)})
 		}

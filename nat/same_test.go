@@ -39,7 +39,7 @@ func dump(t *Table) []string {
 	for n, s := range t.inputs.byService.all() {
 		out = append(out, fmt.Sprintf("slices of %s: %d", n, len(s)))
 	}
-	out = append(out, fmt.Sprintf("published %v, refused %v, contested %v, faulty %v", t.published, t.refused, t.contested, t.faulty))
+	out = append(out, fmt.Sprintf("published %v, refused %v, contested %v, faulty %v, health %v", t.published, t.refused, t.contested, t.faulty, t.HealthChecks()))
 	slices.Sort(out)
 	return out
 }
@@ -48,7 +48,7 @@ func describe(sp *ServicePort) string {
 	s := fmt.Sprintf("{%x %s %s %s %d/%d node %d cluster %s affinity %s local %t %t external %v %v %v usable %t", sp.ID, sp.Service, sp.Pod, sp.Name,
 		sp.Port, sp.Proto, sp.NodePort, sp.ClusterIP, sp.AffinityTimeout, sp.InternalLocal, sp.ExternalLocal, sp.external, sp.balancers, sp.sources, sp.usable)
 	for _, e := range sp.Endpoints {
-		s += fmt.Sprintf(" %v %s %t%t%t%t%d%d", e.AddrPort(), e.Pod, e.Ready, e.Serving, e.Terminating, e.Local, e.nodeHint, e.zoneHint)
+		s += fmt.Sprintf(" %v %s %t%t%t%t%d%d %d", e.AddrPort(), e.Pod, e.Ready, e.Serving, e.Terminating, e.Local, e.nodeHint, e.zoneHint, e.Weight)
 	}
 	for _, p := range []*pool{sp.cluster, sp.node} {
 		s += " pool"

@@ -23,6 +23,7 @@ type Table struct {
 	refused   []kube.Problem // of ports that two want published
 	contested map[front]bool // fronts with more than one holder
 	faulty    map[owner]bool // services with problems
+	checked   map[owner]bool // services with a healthCheckNodePort
 
 	inputs inputs
 }

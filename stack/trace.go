@@ -101,7 +101,7 @@ func (t *Trace) service(q *query, d *decision, r Reason) {
 		case d.backend == nil:
 			t.add(stageService, "%s is no Service address: unchanged", q.Dst)
 		default:
-			t.add(stageService, "%s is Service %s: backend %s, chosen by %s", addrPort(q.Dst, q.DstPort), name, backendName(d.backend), d.choice.Why)
+			t.add(stageService, "%s is Service %s: backend %s, %s", addrPort(q.Dst, q.DstPort), name, backendName(d.backend), why(&d.choice))
 		}
 	case ServiceNoEndpoints:
 		t.add(stageService, "Service %s has no ready endpoint", name)
@@ -114,6 +114,31 @@ func (t *Trace) service(q *query, d *decision, r Reason) {
 	default:
 		t.add(stageService, "%s is in the Service range, but no Service has it", q.Dst)
 	}
+}
+
+// why says how a backend came to be chosen, and from which.
+func why(c *nat.Choice) string {
+	text := "chosen by hash"
+	switch c.Why {
+	case nat.ByClient:
+		text = "chosen by hash of the client's address (sessionAffinity ClientIP)"
+	case nat.BySticky:
+		text = "remembered for the client (sessionAffinity ClientIP)"
+	}
+	from := "of 1 ready"
+	if c.From > 1 {
+		from = fmt.Sprintf("of %d ready", c.From)
+	}
+	if c.Leaving {
+		from = fmt.Sprintf("of %d that terminate and still serve, as none is ready", c.From)
+	}
+	if c.Local {
+		from += " on this node (traffic policy Local)"
+	}
+	if c.Hinted {
+		from += " hinted for here (topology hints)"
+	}
+	return text + ", " + from
 }
 
 func (t *Trace) judge(s *Snapshot, dir policy.Direction, d *decision, r Reason) {

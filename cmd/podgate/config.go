@@ -30,21 +30,22 @@ type setting struct {
 
 // config is the effective configuration, parsed.
 type config struct {
-	Kube         kube.Config
-	MTU          int
-	Attach       string
-	Egress       string
-	EgressAllow  []netip.Prefix
-	IngressHTTP  netip.AddrPort
-	IngressHTTPS netip.AddrPort
-	Trusted      []netip.Prefix // proxies in front of Ingress
-	PublishAddr  netip.Addr
-	Upstreams    []netip.AddrPort
-	DNSTTL       uint32
-	MaxFlows     int
-	LogLevel     string
-	ReadyTimeout time.Duration
-	Images       map[string][]string
+	Kube          kube.Config
+	MTU           int
+	Attach        string
+	Egress        string
+	EgressAllow   []netip.Prefix
+	IngressHTTP   netip.AddrPort
+	IngressHTTPS  netip.AddrPort
+	Trusted       []netip.Prefix // proxies in front of Ingress
+	PublishAddr   netip.Addr
+	LowPortOffset int
+	Upstreams     []netip.AddrPort
+	DNSTTL        uint32
+	MaxFlows      int
+	LogLevel      string
+	ReadyTimeout  time.Duration
+	Images        map[string][]string
 }
 
 var settings = []setting{
@@ -84,6 +85,15 @@ var settings = []setting{
 	}},
 	{"publish.address", "127.0.0.1", "host address that node ports, load balancers and host ports listen on", func(c *config, v string) (err error) {
 		c.PublishAddr, err = netip.ParseAddr(v)
+		c.Kube.PublishedIPs = []netip.Addr{c.PublishAddr}
+		return err
+	}},
+	{"publish.lowports", 10000, "added to published ports that this process may not listen on for want of privilege (80 becomes 10080); 0: they are not published", func(c *config, v string) (err error) {
+		c.LowPortOffset, err = between(v, 0, 60000)
+		return err
+	}},
+	{"services.loadbalancers", "", "ranges that give each LoadBalancer an address of its own; empty: they share publish.address", func(c *config, v string) (err error) {
+		c.Kube.LoadBalancerCIDRs, err = prefixes(v)
 		return err
 	}},
 	{"ingress.http", "127.0.0.1:8080", "where Ingress answers HTTP; empty: nowhere", func(c *config, v string) error {

@@ -59,6 +59,9 @@ type gateway struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	health *healthChecks
+	said   map[string]bool // of published ports, at the last compile; the compile loop's
+
 	mu        sync.Mutex // guards all below
 	changed   *sync.Cond // told when compiled or ports change
 	compiled  tables
@@ -167,11 +170,12 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	}
 	g.local, err = local.New(local.Config{
 		Addrs: own.all(), MAC: macOf(own.dns), GatewayMAC: mac, MTU: g.cfg.MTU, Log: g.log,
-		EgressOff: g.cfg.Egress == "none", Allowed: g.cfg.EgressAllow,
+		EgressOff: g.cfg.Egress == "none", Allowed: g.cfg.EgressAllow, LowPortOffset: uint16(g.cfg.LowPortOffset),
 	})
 	if err != nil {
 		return err
 	}
+	g.health = newHealthChecks(g.local.ListenTCP, g.log)
 	g.wg.Go(func() { g.fatal("data path", g.plane.Run(ctx)) })
 	_, err = g.plane.Attach(stack.PortSpec{Name: "local", MAC: macOf(own.dns), Addrs: own.all(), MTU: g.cfg.MTU, Local: true}, g.local.Device())
 	return err
@@ -374,7 +378,9 @@ func (g *gateway) compile(st *kube.State) {
 	own := ownAddrs(g.cfg.Kube.PodCIDRs)
 	next := tables{state: st}
 	var problems [3][]kube.Problem
-	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{NodeName: g.cfg.Kube.NodeName, NodeAddrs: own.node, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs})
+	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{
+		NodeName: g.cfg.Kube.NodeName, NodeAddrs: own.node, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
+	})
 	next.policies, problems[1] = policy.Compile(prev.policies, st, policy.Config{NodeAddrs: own.node})
 	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
 	next.zone = dns.Compile(prev.zone, st, g.dnsConfig(nil))
@@ -383,6 +389,7 @@ func (g *gateway) compile(st *kube.State) {
 	g.front.SetRoutes(next.routes)
 	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2])
 	published := g.publish(next.services)
+	g.health.serve(next.services.HealthChecks())
 	g.pods.Sync(st)
 
 	for _, p := range next.problems {
@@ -433,6 +440,8 @@ func (g *gateway) await(ctx context.Context, cond func() bool) error {
 func (g *gateway) publish(t *nat.Table) []control.Listener {
 	var pubs []local.Publication
 	var out []control.Listener
+	said := map[string]bool{}
+	defer func() { g.said = said }()
 	for _, p := range t.Published() {
 		what := fmt.Sprintf("Service %s", p.Service)
 		if p.Service == (kube.Name{}) {
@@ -442,9 +451,6 @@ func (g *gateway) publish(t *nat.Table) []control.Listener {
 			what += " port " + p.Name
 		}
 		host := p.HostIP
-		if host.IsLoopback() && host.Is4() {
-			host = g.cfg.PublishAddr
-		}
 		pubs = append(pubs, local.Publication{Proto: p.Proto, HostAddr: netip.AddrPortFrom(host, p.Port), Target: p.Target, Sources: p.Sources, Name: what})
 		out = append(out, control.Listener{Address: fmt.Sprintf("%s/%s", netip.AddrPortFrom(host, p.Port), protoName(p.Proto)), For: what})
 	}
@@ -453,11 +459,17 @@ func (g *gateway) publish(t *nat.Table) []control.Listener {
 		if !errors.As(err, &pe) {
 			continue
 		}
-		g.log.Warn("port is not published", "err", err)
-		for i, pub := range pubs {
-			if pub.HostAddr == pe.HostAddr && pub.Proto == pe.Proto && pub.Name == pe.Name {
-				out[i].Problem = pe.Err.Error()
-			}
+		i := slices.IndexFunc(pubs, func(p local.Publication) bool {
+			return p.HostAddr == pe.HostAddr && p.Proto == pe.Proto && p.Name == pe.Name
+		})
+		if pe.Instead.IsValid() {
+			out[i].Address = fmt.Sprintf("%s/%s", pe.Instead, protoName(pe.Proto))
+			out[i].For += fmt.Sprintf(", as port %d needs privilege", pe.HostAddr.Port())
+		} else {
+			out[i].Problem = pe.Err.Error()
+		}
+		if said[pe.Error()] = true; !g.said[pe.Error()] {
+			g.log.Warn("published port", "err", pe)
 		}
 	}
 	return out
@@ -532,6 +544,7 @@ func (g *gateway) stop() {
 	}
 	g.wg.Wait()
 	if g.local != nil {
+		g.health.close()
 		g.local.Close()
 	}
 	g.lock.release()

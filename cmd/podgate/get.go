@@ -29,6 +29,7 @@ var kinds = []kind{
 	{"ingresses", []string{"ingress", "ing"}, "Ingress", "networking.k8s.io/v1", true, (*getPrinter).ingresses},
 	{"networkpolicies", []string{"networkpolicy", "netpol"}, "NetworkPolicy", "networking.k8s.io/v1", true, (*getPrinter).policies},
 	{"namespaces", []string{"namespace", "ns"}, "Namespace", "v1", false, (*getPrinter).namespaces},
+	{"backends", []string{"backend"}, "", "", true, (*getPrinter).backendTable},
 	{"flows", []string{"flow"}, "", "", false, (*getPrinter).flows},
 	{"routes", []string{"route"}, "", "", false, (*getPrinter).routes},
 	{"ports", []string{"port"}, "", "", false, (*getPrinter).ports},
@@ -102,7 +103,18 @@ func newGetCmd() *cobra.Command {
 			fmt.Fprintf(cmd.ErrOrStderr(), "No %s found%s.\n", k.name, where)
 			return nil
 		}
-		return k.print(&getPrinter{w: w, wide: *out == "wide", namespace: all}, res.Items)
+		p := &getPrinter{w: w, wide: *out == "wide", namespace: all}
+		if p.wide && k.name == "services" {
+			q.Kind = "backends"
+			more, err := call[control.GetResult](cmd, "get", q)
+			if err != nil {
+				return err
+			}
+			if p.backends, err = decodeAll[backendRecord](more.Items); err != nil {
+				return err
+			}
+		}
+		return k.print(p, res.Items)
 	}
 	return cmd
 }

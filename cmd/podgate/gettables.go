@@ -20,6 +20,7 @@ type getPrinter struct {
 	w         io.Writer
 	wide      bool
 	namespace bool // a NAMESPACE column
+	backends  []backendRecord
 }
 
 func decodeAll[T any](items []json.RawMessage) ([]T, error) {
@@ -115,7 +116,7 @@ func podStatus(o *corev1.Pod) string {
 func (p *getPrinter) services(items []json.RawMessage) error {
 	heads := []string{"TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"}
 	if p.wide {
-		heads = append(heads, "SELECTOR")
+		heads = append(heads, "SELECTOR", "BACKENDS")
 	}
 	return object(p, items, func(o *corev1.Service) *metav1.ObjectMeta { return &o.ObjectMeta }, heads, func(o *corev1.Service) []string {
 		external := append([]string(nil), o.Spec.ExternalIPs...)
@@ -135,7 +136,7 @@ func (p *getPrinter) services(items []json.RawMessage) error {
 		}
 		row := []string{string(o.Spec.Type), o.Spec.ClusterIP, strings.Join(external, ","), strings.Join(ports, ","), since(&o.ObjectMeta)}
 		if p.wide {
-			row = append(row, labelText(o.Spec.Selector))
+			row = append(row, labelText(o.Spec.Selector), backendText(o, p.backends))
 		}
 		return row
 	})

@@ -121,6 +121,10 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 				items = append(items, st.Namespaces[name])
 			}
 		}
+	case "backends":
+		for _, b := range g.backends(q.Namespace, q.Name) {
+			items = append(items, b)
+		}
 	case "flows":
 		for _, f := range g.plane.Flows() {
 			items = append(items, f)
@@ -136,7 +140,7 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 	default:
 		return control.GetResult{}, fmt.Errorf("the server doesn't have a resource type %q", q.Kind)
 	}
-	if q.Name != "" && len(items) == 0 {
+	if q.Name != "" && len(items) == 0 && q.Kind != "backends" {
 		return control.GetResult{}, fmt.Errorf("Error from server (NotFound): %s %q not found", q.Kind, q.Name)
 	}
 	var res control.GetResult

@@ -50,13 +50,22 @@ func (p *Publication) admits(client netip.Addr) bool {
 	return len(p.Sources) == 0 || slices.ContainsFunc(p.Sources, func(s netip.Prefix) bool { return s.Contains(client) })
 }
 
-// PublishError is why a Publication is not served.
+// PublishError is why a Publication is not served, or not where it was asked for.
 type PublishError struct {
 	Publication
 	Err error
+	// Instead is where it is served: HostAddr with a higher port, as the process
+	// may not listen on that one. The zero value: nowhere.
+	Instead netip.AddrPort
 }
 
-func (e *PublishError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *PublishError) Error() string {
+	if e.Instead.IsValid() {
+		return fmt.Sprintf("%s: %s; it is served at %s instead", e.Name, e.Err, e.Instead)
+	}
+	return e.Name + ": " + e.Err.Error()
+}
+
 func (e *PublishError) Unwrap() error { return e.Err }
 
 // Publish makes the host listen for exactly pubs, leaving alone the listeners
@@ -80,7 +89,17 @@ type publishKey struct {
 // published is one listener.
 type published struct {
 	pub   atomic.Pointer[Publication]
+	moved error // why the listener is at another port; nil: it is not
+	at    netip.AddrPort
 	close func()
+}
+
+// instead reports a listener that is not where it was asked for.
+func (p *published) instead() []error {
+	if p.moved == nil {
+		return nil
+	}
+	return []error{&PublishError{*p.pub.Load(), p.moved, p.at}}
 }
 
 type publisher struct {
@@ -112,7 +131,7 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 		pub.HostAddr = netip.AddrPortFrom(pub.HostAddr.Addr().Unmap(), pub.HostAddr.Port())
 		k := publishKey{pub.HostAddr, pub.Proto}
 		if first := want[k]; first != nil {
-			errs = append(errs, &PublishError{pub, fmt.Errorf("%s is taken by %s", pub.HostAddr, first.Name)})
+			errs = append(errs, &PublishError{Publication: pub, Err: fmt.Errorf("%s is taken by %s", pub.HostAddr, first.Name)})
 			continue
 		}
 		want[k] = &pub
@@ -131,16 +150,35 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 		case next == nil: // seen above
 		case port != nil:
 			port.pub.Store(next)
+			errs = append(errs, port.instead()...)
 		default:
-			port, err := p.listen(next)
+			port, err := p.listenSomewhere(next)
 			if err != nil {
-				errs = append(errs, &PublishError{*next, listenError(next, err)})
+				errs = append(errs, &PublishError{Publication: *next, Err: listenError(next, err)})
 				continue
 			}
 			p.ports[k] = port
+			errs = append(errs, port.instead()...)
 		}
 	}
 	return errs
+}
+
+// listenSomewhere listens at HostAddr or, without the privilege for its port,
+// at the port that Config.LowPortOffset makes of it.
+func (p *publisher) listenSomewhere(pub *Publication) (*published, error) {
+	port, err := p.listen(pub, pub.HostAddr)
+	at, offset := pub.HostAddr, int(p.s.cfg.LowPortOffset)
+	if !errors.Is(err, syscall.EACCES) || offset == 0 || int(at.Port())+offset > 65535 {
+		return port, err
+	}
+	denied := err
+	at = netip.AddrPortFrom(at.Addr(), at.Port()+uint16(offset))
+	if port, err = p.listen(pub, at); err != nil {
+		return nil, denied
+	}
+	port.moved, port.at = listenError(pub, denied), at
+	return port, nil
 }
 
 // listenError says what is wrong in words of the publication.
@@ -177,20 +215,20 @@ func (p *publisher) close() {
 	p.clients.close()
 }
 
-// listen opens a listener and starts its goroutine.
-func (p *publisher) listen(pub *Publication) (*published, error) {
+// listen opens a listener at an address of the host and starts its goroutine.
+func (p *publisher) listen(pub *Publication, at netip.AddrPort) (*published, error) {
 	port := new(published)
 	port.pub.Store(pub)
 	switch pub.Proto {
 	case packet.TCP:
-		l, err := net.ListenTCP(family("tcp", pub.HostAddr.Addr()), net.TCPAddrFromAddrPort(pub.HostAddr))
+		l, err := net.ListenTCP(family("tcp", at.Addr()), net.TCPAddrFromAddrPort(at))
 		if err != nil {
 			return nil, err
 		}
 		port.close = func() { l.Close() }
 		p.s.wg.Go(func() { p.accept(port, l) })
 	case packet.UDP:
-		c, err := listenUDP(pub.HostAddr)
+		c, err := listenUDP(at)
 		if err != nil {
 			return nil, err
 		}

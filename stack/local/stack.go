@@ -51,6 +51,9 @@ type Config struct {
 	Allowed []netip.Prefix
 	// EgressOff refuses every destination outside.
 	EgressOff bool
+	// LowPortOffset is added to published ports that this process may not listen
+	// on for want of privilege; 0 leaves them unserved.
+	LowPortOffset uint16
 	// Limits bound what egress and published ports may hold.
 	Limits Limits
 	// Log gets state changes; nil discards them.
