@@ -13,9 +13,9 @@ import (
 // wirePod makes a veth pod that owns the destination addresses of superFrame.
 func wirePod(t *testing.T) (*nstest.NS, *Veth) {
 	t.Helper()
-	pod := nstest.New(t)
+	pod, holder := nstest.New(t), nstest.New(t)
 	var dev *Veth
-	nstest.New(t).Do(func() error {
+	holder.Do(func() error {
 		index, err := CreateVeth("host", "eth0", pod.FD(), 1500)
 		if err != nil {
 			return err
@@ -30,6 +30,8 @@ func wirePod(t *testing.T) (*nstest.NS, *Veth) {
 	t.Cleanup(func() { dev.Close() })
 	pod.MAC("eth0", packet.MAC{0x0a, 0x58, 10, 244, 0, 5})
 	pod.Addr("eth0", "10.244.0.5/16", "fd00::5/64")
+	holder.AwaitCarrier("host")
+	pod.AwaitCarrier("eth0")
 	return pod, dev
 }
 

@@ -21,6 +21,10 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"podgate/stack/link/ns"
 )
@@ -153,4 +157,38 @@ func Need(t testing.TB, tools ...string) {
 			t.Fatalf("%s is missing; install it: apt-get install -y %s", tool, pkg)
 		}
 	}
+}
+
+// AwaitCarrier waits until a link may send and its addresses receive: until the
+// kernel has noticed that the other end is up, it drops what is sent, and has no
+// route for the link's IPv6 addresses.
+func (n *NS) AwaitCarrier(link string) {
+	n.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !n.ready(link) {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("%s has no carrier after 10 s", link)
+		}
+		<-tick.C
+	}
+}
+
+func (n *NS) ready(link string) bool {
+	n.t.Helper()
+	l, err := n.Netlink().LinkByName(link)
+	n.check(err)
+	if s := l.Attrs().OperState; s != netlink.OperUp && s != netlink.OperUnknown {
+		return false
+	}
+	addrs, err := n.Netlink().AddrList(l, netlink.FAMILY_V6)
+	n.check(err)
+	for _, a := range addrs {
+		routes, err := n.Netlink().RouteGet(a.IP)
+		if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
+			return false
+		}
+	}
+	return true
 }
