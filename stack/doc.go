@@ -5,6 +5,7 @@
 //	decide.go      what shall happen to a flow's first packet
 //	commit.go      making the flow of a decision
 //	replay.go      the hit path
+//	mtu.go         what is too long for its way out
 //	revalidate.go  flows and new configurations
 //	refuse.go      drops, rejections, their counters
 //	arp_nd.go, icmp.go, fragments.go, multicast.go: the exceptions

@@ -68,7 +68,7 @@ func TestFragmentsAreBounded(t *testing.T) {
 	if want := 20*2*maxPerPort - maxDatagrams; refused != want {
 		t.Errorf("refused: got %d, want %d", refused, want)
 	}
-	fs.expire(fragmentExpiry)
+	fs.expire(fragmentExpiry, nil)
 	if n := len(fs.datagrams) + len(fs.perPort); n != 0 {
 		t.Errorf("%d entries are left after their time", n)
 	}

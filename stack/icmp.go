@@ -52,7 +52,7 @@ func (w *worker) icmpError(in *port, p *packet.Packet) {
 		w.drop(in, p, fromFault(fault))
 		return
 	}
-	if q.LaterFragment() {
+	if q.LaterFragment() && !w.quotedFragment(q) {
 		w.drop(in, p, ICMPErrorUnmatched)
 		return
 	}
@@ -72,10 +72,21 @@ func (w *worker) icmpError(in *port, p *packet.Packet) {
 	w.send(out, p.Frame)
 }
 
-// tooBig answers a packet that is longer than the MTU of the way out. Even one
-// that may be fragmented is answered: every sender within the cluster listens,
-// and a gateway that never reassembles should not make fragments.
-func (w *worker) tooBig(in *port, p *packet.Packet, out *port) {
-	w.count(in, p, TooBig, nil)
-	w.tell(in, p, TooBig, out.MTU)
+// quotedFragment gives the quote of a later fragment, which has no ports, those
+// of its datagram as its receiver saw them, if that is remembered.
+func (w *worker) quotedFragment(q *packet.Packet) bool {
+	k, ok := w.frags.quoted(q.Frag.ID, w.now)
+	if !ok {
+		return false
+	}
+	_, leg := w.flows.Lookup(&k, w.now)
+	if leg == nil {
+		return false
+	}
+	t := leg.Rewrite.Tuple()
+	if t.Src != q.Src || t.Dst != q.Dst {
+		return false
+	}
+	q.Tuple = t
+	return true
 }

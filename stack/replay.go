@@ -15,7 +15,7 @@ func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) {
 	rw := &leg.Rewrite
 	dst := p.DstMAC()
 	if p.SegmentLen() > out.MTU {
-		w.tooBig(in, p, out)
+		w.cut(in, p, leg)
 		return
 	}
 	if dst == rw.DstMAC && switched(rw, out) {

@@ -88,7 +88,7 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 	for i := range w.frames {
 		w.frames[i] = w.buffer(i)
 	}
-	w.made.buf = make([]byte, budget*ownFrame)
+	w.made.grow(budget * ownFrame)
 	return w
 }
 
@@ -175,11 +175,8 @@ func (w *worker) frame(in *port, a *arrival) {
 		w.group(in, p)
 		return
 	case p.Fragment():
-		if r := w.frags.follow(in.id, p, w.now); r != None {
-			w.drop(in, p, r)
-			return
-		}
-		a.hash = w.flows.Hash(&flow.Key{Tuple: p.Tuple, Port: in.id})
+		w.fragment(in, p)
+		return
 	case p.Proto == packet.ICMP || p.Proto == packet.ICMPv6:
 		if w.icmp(in, p) {
 			return
@@ -231,7 +228,7 @@ func (w *worker) flush() {
 		out.out = out.out[:0]
 	}
 	w.touched = w.touched[:0]
-	w.made.used = 0
+	w.made.reset()
 }
 
 // tickEvery is how often, in nanoseconds, what is idle gets looked at.
@@ -244,25 +241,50 @@ func (w *worker) tick() {
 	}
 	w.ticked = w.now
 	w.sweep()
-	w.frags.expire(w.now)
+	w.frags.expire(w.now, func(id flow.PortID, f packet.Frame) {
+		var p packet.Packet
+		if in := w.ports[id]; in != nil && packet.Decode(&p, f) == packet.OK {
+			w.drop(in, &p, FragmentOrphan)
+		}
+	})
 	w.affinity.expire(w.now)
 }
 
 // ownFrame is the room for a frame that the worker makes itself.
 const ownFrame = 2048
 
-// arena holds the frames that the worker makes during a batch: at most one for
-// each frame that was read.
+// arena holds the frames that the worker makes during a batch. It has room for
+// an answer to each frame that was read; pieces of frames may need more, which
+// is then kept.
 type arena struct {
 	buf  []byte
 	used int
 }
 
-func (a *arena) next() []byte {
-	b := a.buf[a.used : a.used+ownFrame : a.used+ownFrame]
-	a.used += ownFrame
+// next is memory for an answer.
+func (a *arena) next() []byte { return a.take(ownFrame) }
+
+// take is memory for n bytes. What was taken before stays where it is.
+func (a *arena) take(n int) []byte {
+	if len(a.buf)-a.used < n {
+		a.grow(max(n, 2*len(a.buf)))
+	}
+	b := a.buf[a.used : a.used+n : a.used+n]
+	a.used += n
 	return b
 }
+
+func (a *arena) grow(n int) { a.buf, a.used = make([]byte, n), 0 }
+
+// reset makes the memory free again; more than maxArena is not kept.
+func (a *arena) reset() {
+	a.used = 0
+	if len(a.buf) > maxArena {
+		a.grow(budget * ownFrame)
+	}
+}
+
+const maxArena = 1 << 20
 
 // bucket is a token bucket of nanoseconds.
 type bucket struct {

@@ -134,12 +134,17 @@ func CompleteChecksum(f packet.Frame) bool {
 	if h.GSOType != packet.GSONone || field+2 > len(eth) {
 		return false
 	}
-	// The field holds the sum of the pseudo-header, and so takes part itself.
-	sum := packet.Checksum(eth[start:])
-	if sum == 0 {
-		sum = 0xffff // the same number, and UDP takes 0 for none
+	var p packet.Packet
+	if h.CsumOffset == 8 && packet.Decode(&p, f) == packet.OK && p.Proto == packet.SCTP {
+		binary.LittleEndian.PutUint32(eth[field:], packet.SCTPChecksum(eth[p.L4:p.End]))
+	} else {
+		// The field holds the sum of the pseudo-header, and so takes part itself.
+		sum := packet.Checksum(eth[start:])
+		if sum == 0 {
+			sum = 0xffff // the same number, and UDP takes 0 for none
+		}
+		binary.BigEndian.PutUint16(eth[field:], sum)
 	}
-	binary.BigEndian.PutUint16(eth[field:], sum)
 	h.Flags &^= packet.NeedsCsum
 	h.CsumStart, h.CsumOffset = 0, 0
 	f.SetVnet(h)

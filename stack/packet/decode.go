@@ -85,7 +85,10 @@ type Frag struct {
 	ID uint32
 	// Offset is in bytes.
 	Offset uint16
-	More   bool
+	// Total is the length of the whole datagram's data in bytes, 0 as long as
+	// nobody knows: Decode never does.
+	Total uint16
+	More  bool
 }
 
 // FragKey names a datagram in fragments. IPv6 does without the protocol, which

@@ -185,21 +185,25 @@ func (r *Rewrite) applyEcho(p *Packet, h []byte) {
 	}
 }
 
-// applySCTP sets the ports. The CRC of a fragmented packet cannot follow, its
-// length being unknown: the receiver drops it.
+// applySCTP sets the ports. The CRC of a fragmented packet can follow only if
+// its length is known.
 func (r *Rewrite) applySCTP(p *Packet, h []byte) {
 	if r.ops&opPorts == 0 {
 		return
 	}
 	old := binary.BigEndian.Uint32(h)
 	r.applyPorts(h)
-	if p.Partial || p.Frag.More {
+	n := len(h)
+	if p.Frag.More {
+		n = int(p.Frag.Total)
+	}
+	if p.Partial || n == 0 {
 		return
 	}
 	var diff [4]byte
 	binary.BigEndian.PutUint32(diff[:], old^binary.BigEndian.Uint32(h))
 	sum := binary.LittleEndian.Uint32(h[8:])
-	binary.LittleEndian.PutUint32(h[8:], sum^crcDelta(diff[:], len(h)))
+	binary.LittleEndian.PutUint32(h[8:], sum^crcDelta(diff[:], n))
 }
 
 // updateFull changes the finished checksum at b by delta.

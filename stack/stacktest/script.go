@@ -40,6 +40,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	forbid PREFIX...           destinations outside that pods may not reach
 //	egress off|on
 //	mtu N                      of every port; comes first
+//	mtu POD N                  give the pod another interface, with that MTU
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	trace POD PROTO DST        what the production decision says
 //	flows, drops               list them
@@ -107,7 +108,7 @@ func (s *script) run(line string) {
 	fmt.Fprintf(&s.out, "> %s\n", line)
 	words := strings.Fields(line)
 	cmd, args := words[0], words[1:]
-	if cmd == "mtu" {
+	if cmd == "mtu" && len(args) == 1 {
 		n, err := strconv.Atoi(args[0])
 		s.fail(err)
 		s.cfg.MTU = n
@@ -142,6 +143,10 @@ func (s *script) run(line string) {
 		w.Ready(parseName(args[0]), args[1] == "true")
 	case "detach":
 		w.Detach(parseName(args[0]))
+	case "mtu":
+		n, err := strconv.Atoi(args[1])
+		s.fail(err)
+		w.Reattach(parseName(args[0]), n)
 	case "forbid":
 		w.Input.Forbidden = nil
 		for _, a := range args {

@@ -171,6 +171,15 @@ func (w *World) settle() {
 	w.publish()
 }
 
+// Reattach takes a pod's interface away and gives it another with that MTU.
+func (w *World) Reattach(name kube.Name, mtu int) {
+	w.t.Helper()
+	old := w.pods[name]
+	w.Detach(name)
+	w.pods[name] = w.attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: old.MAC, Addrs: old.Addrs, MTU: mtu})
+	w.publish()
+}
+
 // Detach takes a pod's interface away.
 func (w *World) Detach(name kube.Name) {
 	w.t.Helper()

@@ -43,9 +43,15 @@ type pod struct {
 
 func newCluster(t *testing.T, kind string, mtu int) *cluster {
 	t.Helper()
+	return newClusterOf(t, kind, mtu, mtu)
+}
+
+// newClusterOf gives a and b MTUs of their own.
+func newClusterOf(t *testing.T, kind string, mtu, bmtu int) *cluster {
+	t.Helper()
 	plane := newPlane(t)
 	c := &cluster{plane: plane}
-	c.a, c.b = newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "a"}, 4, mtu), newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "b"}, 5, mtu)
+	c.a, c.b = newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "a"}, 4, mtu), newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "b"}, 5, bmtu)
 	plane.Publish(stack.Input{Services: services(t)})
 	return c
 }
