@@ -31,7 +31,7 @@ type Server struct {
 	conns  chan struct{} // bounds the TCP connections
 	slots  chan struct{} // bounds the queries that wait
 
-	requests, local, refused, malformed atomic.Uint64
+	requests, local, fast, refused, malformed atomic.Uint64
 
 	mu     sync.Mutex
 	open   map[io.Closer]struct{}
@@ -68,6 +68,7 @@ func (s *Server) Counters() map[string]uint64 {
 	return map[string]uint64{
 		"dns_requests_total":         s.requests.Load(),
 		"dns_zone_answers_total":     s.local.Load(),
+		"dns_fast_answers_total":     s.fast.Load(),
 		"dns_refused_total":          s.refused.Load(),
 		"dns_malformed_total":        s.malformed.Load(),
 		"dns_forward_requests_total": s.forward.exchanges.Load(),
@@ -99,10 +100,15 @@ func (s *Server) ServeUDP(pc net.PacketConn) error {
 
 func (s *Server) readUDP(pc net.PacketConn) error {
 	in, out := make([]byte, 64<<10), make([]byte, 4<<10)
+	fast := s.Responder()
 	for {
 		n, from, err := pc.ReadFrom(in)
 		if err != nil {
 			return s.ended(err)
+		}
+		if k := fast.Answer(out, in[:n]); k > 0 {
+			pc.WriteTo(out[:k], from)
+			continue
 		}
 		answer, later := s.respond(in[:n], out, true)
 		if later != nil {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/miekg/dns"
 )
@@ -54,6 +55,8 @@ type node struct {
 	a, aaaa, srv, other []dns.RR
 	extra               []dns.RR // addresses of the targets of srv or NS
 	cname               *dns.CNAME
+
+	packed [packedKinds]atomic.Pointer[packed] // of fast.go, filled by the first who asks
 }
 
 // empty is every name that exists only because longer names do.

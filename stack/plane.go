@@ -30,8 +30,10 @@ type Config struct {
 	MasqueradePorts [2]uint16     // first and last source port that may be claimed; 32768-60999
 	FloodRate       int           // flooded frames a second and port; 100
 	ErrorRate       int           // ICMP errors and resets made by the gateway, a second and port; 1000
-	Log             *slog.Logger  // slog.DiscardHandler
-	Now             func() int64  // nanoseconds, never going back; the wall clock at start plus the monotonic clock
+	Answerer        Answerer      // answers UDP to AnswerAt in the data path; nil: nobody does
+	AnswerAt        []netip.AddrPort
+	Log             *slog.Logger // slog.DiscardHandler
+	Now             func() int64 // nanoseconds, never going back; the wall clock at start plus the monotonic clock
 }
 
 func (c Config) withDefaults() Config {

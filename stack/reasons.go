@@ -19,6 +19,7 @@ const (
 	ARPAnswered
 	NDAnswered
 	EchoAnswered
+	DNSAnswered
 
 	// Classify.
 	SpoofedMAC
@@ -110,6 +111,7 @@ var reasons = [malformed]struct {
 	ARPAnswered:          {"arp-answered", answered, 0},
 	NDAnswered:           {"nd-answered", answered, 0},
 	EchoAnswered:         {"echo-answered", answered, 0},
+	DNSAnswered:          {"dns-answered", answered, 0},
 	SpoofedMAC:           {"spoofed-mac", dropped, 0},
 	SpoofedIP:            {"spoofed-ip", dropped, 0},
 	SpoofedARP:           {"spoofed-arp", dropped, 0},

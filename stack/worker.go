@@ -40,14 +40,15 @@ type worker struct {
 	frags    *fragments
 	poller   *poller // nil while driven by hand
 
-	buffers []byte
-	frames  [budget]packet.Frame // of buffers
-	batch   [budget]arrival      // of frames
-	touched []*port
-	made    arena
-	inner   packet.Packet // what an ICMP error quotes
-	nextID  flow.PortID
-	ticked  int64
+	buffers   []byte
+	frames    [budget]packet.Frame // of buffers
+	batch     [budget]arrival      // of frames
+	touched   []*port
+	made      arena
+	answering *answering    // nil: nobody does
+	inner     packet.Packet // what an ICMP error quotes
+	nextID    flow.PortID
+	ticked    int64
 
 	reasons [numReasons]counter
 	denials map[denial]uint64
@@ -75,14 +76,15 @@ type port struct {
 
 func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 	w := &worker{
-		cfg:      cfg,
-		current:  current,
-		snap:     current.Load(),
-		ports:    make([]*port, 1),
-		flows:    flow.New(flow.Config{MaxFlows: cfg.MaxFlows, Timeouts: cfg.Timeouts}),
-		affinity: newAffinity(),
-		frags:    newFragments(),
-		denials:  map[denial]uint64{},
+		cfg:       cfg,
+		current:   current,
+		snap:      current.Load(),
+		ports:     make([]*port, 1),
+		flows:     flow.New(flow.Config{MaxFlows: cfg.MaxFlows, Timeouts: cfg.Timeouts}),
+		affinity:  newAffinity(),
+		frags:     newFragments(),
+		denials:   map[denial]uint64{},
+		answering: newAnswering(cfg),
 	}
 	w.buffers = make([]byte, budget*link.MaxFrame)
 	for i := range w.frames {
@@ -200,7 +202,9 @@ func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
 		}
 		w.flows.Hit(f, leg, p.TCPFlags, p.Len(), w.now)
 	}
-	w.replay(in, p, leg)
+	if w.answering == nil || !w.answered(in, p, f, leg) {
+		w.replay(in, p, leg)
+	}
 }
 
 // send queues a frame for the next flush.

@@ -121,6 +121,11 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 
 	g.store = kube.NewStore(cfg.Kube, time.Now)
 	own := ownAddrs(cfg.Kube.PodCIDRs)
+	upstreams := cfg.Upstreams
+	if len(upstreams) == 0 {
+		upstreams = hostResolvers("/etc/resolv.conf")
+	}
+	g.dns = dns.NewServer(g.dnsConfig(upstreams))
 	if err := g.startPlane(ctx, own); err != nil {
 		return nil, err
 	}
@@ -161,9 +166,14 @@ func nicKind(attach string) string {
 
 func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	mac := macOf(own.node)
+	var answerAt []netip.AddrPort
+	for _, a := range own.dns {
+		answerAt = append(answerAt, netip.AddrPortFrom(a, 53))
+	}
 	g.plane, err = stack.New(stack.Config{
 		GatewayMAC: mac, GatewayAddrs: own.node, LocalAddrs: own.all(),
 		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, Log: g.log,
+		Answerer: g.dns.Responder(), AnswerAt: answerAt,
 	})
 	if err != nil {
 		return err
@@ -184,11 +194,6 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 // startServers makes DNS listen in the local stack, and the front door there, for
 // pods, and on the host.
 func (g *gateway) startServers(own addrs) error {
-	upstreams := g.cfg.Upstreams
-	if len(upstreams) == 0 {
-		upstreams = hostResolvers("/etc/resolv.conf")
-	}
-	g.dns = dns.NewServer(g.dnsConfig(upstreams))
 	for _, a := range own.dns {
 		pc, err := g.local.ListenUDP(netip.AddrPortFrom(a, 53))
 		if err != nil {

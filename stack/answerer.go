@@ -1,0 +1,70 @@
+package stack
+
+import (
+	"podgate/stack/flow"
+	"podgate/stack/packet"
+)
+
+// Answerer answers datagrams in the worker itself, without the hand-offs to the
+// gateway's own stack and back. It sees a query only after all that happens to
+// any packet did: the source is the pod's own, the Service is translated, the
+// policies allow it, and there is a flow.
+type Answerer interface {
+	// Answer writes the answer to query into out, which has room for
+	// MaxAnswer bytes, and returns its length; 0 leaves the query to whoever
+	// listens in the gateway's own stack. The worker calls it, one query at a
+	// time: it must not block, and keeps neither argument.
+	Answer(out, query []byte) int
+}
+
+// MaxAnswer is the longest answer of an Answerer, in bytes.
+const MaxAnswer = 1232
+
+// answerHeaders are the bytes of the IP and UDP headers of an answer, at most.
+const answerHeaders = 48
+
+// answering is the Config's Answerer as the worker uses it.
+type answering struct {
+	Answerer
+	at  []packet.Addr
+	buf [MaxAnswer]byte
+}
+
+func newAnswering(cfg *Config) *answering {
+	if cfg.Answerer == nil {
+		return nil
+	}
+	a := &answering{Answerer: cfg.Answerer}
+	for _, addr := range cfg.AnswerAt {
+		a.at = append(a.at, packet.AddrFrom(addr.Addr()))
+	}
+	return a
+}
+
+// answered says whether the Answerer answered p, a packet of f on leg, instead
+// of the listener that the flow leads to.
+func (w *worker) answered(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Leg) bool {
+	a := w.answering
+	if a == nil || p.Proto != packet.UDP || leg != &f.Orig || in.Local || !w.ports[leg.Out].Local {
+		return false
+	}
+	served := false
+	for i, addr := range a.at {
+		served = served || addr == f.Reply.Src && w.cfg.AnswerAt[i].Port() == f.Reply.SrcPort
+	}
+	if !served || p.DstMAC() != w.snap.gatewayMAC && p.DstMAC() != leg.Rewrite.DstMAC || p.TTL <= 1 {
+		return false
+	}
+	query := p.UDPData()
+	if query == nil {
+		return false
+	}
+	n := a.Answer(a.buf[:], query)
+	if n == 0 || n+answerHeaders > in.MTU {
+		return false
+	}
+	reply := packet.BuildUDPReply(w.made.next(), p, a.buf[:n])
+	w.flows.Hit(f, &f.Reply, 0, int(p.Payload-p.L3)+n, w.now)
+	w.answer(in, DNSAnswered, reply)
+	return true
+}
