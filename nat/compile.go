@@ -61,6 +61,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		contested: cloneOf(prev.contested),
 		faulty:    cloneOf(prev.faulty),
 		checked:   cloneOf(prev.checked),
+		onHost:    cloneOf(prev.onHost),
 		inputs: inputs{
 			node:      cfg.NodeName,
 			services:  st.Services,

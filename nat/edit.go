@@ -23,6 +23,7 @@ func (t *Table) replace(o owner, old, now *Service) {
 		t.services.remove(o)
 		delete(t.faulty, o)
 		delete(t.checked, o)
+		delete(t.onHost, o)
 	}
 	if now == nil {
 		return
@@ -38,6 +39,9 @@ func (t *Table) replace(o owner, old, now *Service) {
 	}
 	if now.healthPort != 0 {
 		t.checked[o] = true
+	}
+	if !now.IsPod && t.anyOnHost(now) {
+		t.onHost[o] = true
 	}
 }
 

@@ -24,6 +24,7 @@ type Table struct {
 	contested map[front]bool // fronts with more than one holder
 	faulty    map[owner]bool // services with problems
 	checked   map[owner]bool // services with a healthCheckNodePort
+	onHost    map[owner]bool // services with endpoints that are pods with hostNetwork
 
 	inputs inputs
 }

@@ -395,6 +395,7 @@ func (g *gateway) compile(st *kube.State) {
 	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2])
 	published := g.publish(next.services)
 	g.health.serve(next.services.HealthChecks())
+	g.local.SetHostPorts(hostPorts(next.services))
 	g.pods.Sync(st)
 
 	for _, p := range next.problems {
@@ -439,6 +440,14 @@ func (g *gateway) await(ctx context.Context, cond func() bool) error {
 		g.changed.Wait()
 	}
 	return nil
+}
+
+// hostPorts are where Services lead to pods with hostNetwork.
+func hostPorts(t *nat.Table) (all []local.HostPort) {
+	for _, e := range t.HostEndpoints() {
+		all = append(all, local.HostPort{Addr: e.Addr, Proto: e.Proto})
+	}
+	return all
 }
 
 // publish makes the host listen for node ports, load balancers and host ports.

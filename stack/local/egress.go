@@ -33,6 +33,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"podgate/stack/packet"
 )
 
 // dialTimeout ends a dial that nobody answers. The pod's kernel repeats its
@@ -88,10 +90,11 @@ func (e *egress) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 	const synAck = header.TCPFlagSyn | header.TCPFlagAck
 	h := header.TCP(pkt.TransportHeader().Slice())
 	pod, to := addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)
-	if h.Flags()&synAck != header.TCPFlagSyn || e.s.own[to.Addr()] {
+	_, onHost := e.s.hostSide(to, packet.TCP)
+	if h.Flags()&synAck != header.TCPFlagSyn || e.s.own[to.Addr()] && !onHost {
 		return false
 	}
-	if e.s.Refuses(to.Addr()) {
+	if !onHost && e.s.Refuses(to.Addr()) {
 		e.s.count.tcpRefused.Add(1)
 		e.s.answer(quoteOf(pkt, quoteLen), prohibited)
 		return true
@@ -146,6 +149,9 @@ func (e *egress) connect(r *tcp.ForwarderRequest) {
 	pod, to := addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)
 
 	e.s.count.tcpDials.Add(1)
+	if at, ok := e.s.hostSide(to, packet.TCP); ok {
+		to = at
+	}
 	host, rep := dialHost(e.s.ctx, to, d.ttl)
 	if host == nil {
 		e.s.count.tcpFailed.Add(1)

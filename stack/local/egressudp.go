@@ -16,6 +16,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"podgate/stack/packet"
 )
 
 // How long a UDP conversation is remembered after its last datagram: as
@@ -55,13 +57,16 @@ type udpFlow struct {
 // makes netstack answer port unreachable.
 func (e *egress) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	to := addrPort(id.LocalAddress, id.LocalPort)
-	if e.s.own[to.Addr()] {
+	at, onHost := e.s.hostSide(to, packet.UDP)
+	if e.s.own[to.Addr()] && !onHost {
 		return false
 	}
 	if to.Addr().IsMulticast() {
 		return true // nobody is told (RFC 1122, 3.2.2)
 	}
-	if e.s.Refuses(to.Addr()) {
+	if onHost {
+		to = at
+	} else if e.s.Refuses(to.Addr()) {
 		e.s.count.udpRefused.Add(1)
 		e.s.answer(quoteOf(pkt, quoteLen), prohibited)
 		return true

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -76,6 +77,8 @@ type Stack struct {
 	egress *egress
 	pub    *publisher
 	count  counters
+
+	hostPorts atomic.Pointer[map[HostPort]bool]
 
 	ctx    context.Context // ends with the stack; bounds dials and sessions
 	cancel context.CancelFunc
