@@ -115,6 +115,11 @@ type TraceRequest struct {
 	Port      uint16 `json:"port,omitempty"`
 }
 
+// CaptureRequest asks for live frames as pcapng.
+type CaptureRequest struct {
+	Pod string `json:"pod,omitempty"` // "namespace/name"; empty: all ports
+}
+
 // FlowsRequest asks for conversations or recent drops.
 type FlowsRequest struct {
 	Dropped bool   `json:"dropped,omitempty"`

@@ -24,7 +24,8 @@ type Verbs struct {
 	Flows    func(FlowsRequest) (any, error)
 	Exec     func(context.Context, ExecRequest, []*os.File) (int, error) // owns the files
 	Logs     func(context.Context, LogsRequest) (io.ReadCloser, error)
-	Shutdown func() // begins the teardown and returns
+	Capture  func(context.Context, CaptureRequest, io.Writer) error // writes pcapng until the context ends
+	Shutdown func()                                                 // begins the teardown and returns
 }
 
 // Server answers on a unix socket.
@@ -54,6 +55,7 @@ func Listen(path string, verbs Verbs) (*Server, error) {
 	handle(mux, "POST /v1/flows", func(_ context.Context, q FlowsRequest) (any, error) { return verbs.Flows(q) })
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("POST /v1/logs", s.logs)
+	mux.HandleFunc("POST /v1/capture", s.capture)
 	mux.HandleFunc("POST /v1/shutdown", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, struct{}{}, nil)
 		verbs.Shutdown()
@@ -143,6 +145,18 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	defer stop()
 	defer rc.Close()
 	io.Copy(flushing{w, http.NewResponseController(w)}, rc)
+}
+
+func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
+	var q CaptureRequest
+	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	out := flushing{w, http.NewResponseController(w)}
+	if err := s.verbs.Capture(r.Context(), q, out); err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity) // too late once frames were sent
+	}
 }
 
 // flushing sends every write at once, so that following output is live.

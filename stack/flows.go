@@ -4,6 +4,7 @@ import "time"
 
 // FlowRecord is one conversation, for people and programs.
 type FlowRecord struct {
+	Started time.Time     `json:"started"`
 	Proto   string        `json:"proto"` // tcp, udp, sctp, icmp, proto-47
 	Src     string        `json:"src"`   // address:port as sent
 	Dst     string        `json:"dst"`
@@ -24,6 +25,7 @@ type FlowRecord struct {
 
 // DropRecord is one frame that was not forwarded.
 type DropRecord struct {
+	Seq      uint64    `json:"seq"` // counts all drops
 	Time     time.Time `json:"time"`
 	Proto    string    `json:"proto,omitempty"`
 	Src      string    `json:"src,omitempty"`

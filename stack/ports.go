@@ -134,6 +134,7 @@ func (pt *port) record() PortRecord {
 func (w *worker) record(f *flow.Flow) FlowRecord {
 	c := w.cookie(f)
 	r := FlowRecord{
+		Started:      time.Unix(0, f.Created),
 		Proto:        protoName(f.Orig.Proto),
 		SrcPod:       w.snap.port(f.Orig.Port).label(),
 		Service:      serviceName(c.service),

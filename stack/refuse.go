@@ -45,7 +45,7 @@ func (w *worker) count(in *port, p *packet.Packet, r Reason, d *decision) {
 	w.reasons[r].add(1)
 	in.dropped.add(1)
 	e := w.drops.next()
-	*e = dropEntry{at: w.now, in: in.attachment, reason: r}
+	*e = dropEntry{seq: w.drops.n, at: w.now, in: in.attachment, reason: r}
 	if p != nil && p.EtherType != packet.EtherARP {
 		e.tuple = p.Tuple
 	}
@@ -125,6 +125,7 @@ type dropRing struct {
 }
 
 type dropEntry struct {
+	seq     uint64
 	at      int64
 	in      *attachment
 	tuple   packet.Tuple // as it arrived; zero when it was not decoded
@@ -152,6 +153,7 @@ func (r *dropRing) last(n int) []*dropEntry {
 
 func (e *dropEntry) record(s *Snapshot) DropRecord {
 	rec := DropRecord{
+		Seq:     e.seq,
 		Time:    time.Unix(0, e.at),
 		Port:    e.in.label(),
 		Service: serviceName(e.service),

@@ -53,6 +53,8 @@ type worker struct {
 	reasons [numReasons]counter
 	denials map[denial]uint64
 	drops   dropRing
+
+	captures []*capture
 }
 
 // arrival is a frame as it came.
@@ -123,6 +125,9 @@ func (w *worker) begin(now int64) {
 func (w *worker) receive(in *port) int {
 	n, err := in.dev.ReadBatch(w.frames[:])
 	if n > 0 {
+		if len(w.captures) != 0 {
+			w.capture(in, w.frames[:n], true)
+		}
 		w.decode(in, n)
 		for i := range n {
 			w.frame(in, &w.batch[i])
@@ -219,6 +224,9 @@ func (w *worker) send(out *port, f packet.Frame) {
 func (w *worker) flush() {
 	for _, out := range w.touched {
 		n, _ := out.dev.WriteBatch(out.out) // a dead device says so when it is read
+		if len(w.captures) != 0 {
+			w.capture(out, out.out[:n], false)
+		}
 		bytes := 0
 		for _, f := range out.out[:n] {
 			bytes += len(f)

@@ -75,16 +75,21 @@ func splitTarget(proto, target string) (string, uint16, error) {
 func newFlowsCmd() *cobra.Command {
 	q := control.FlowsRequest{}
 	cmd := &cobra.Command{
-		Use: "flows [--dropped] [--pod NS/POD]", Short: "Conversations, or what was dropped lately, with names", Args: cobra.NoArgs,
+		Use: "flows [--follow] [--dropped] [--pod NS/POD]", Short: "Conversations, or what was dropped lately, with names", Args: cobra.NoArgs,
 		Example: `  podgate flows --pod shop/batch
-  podgate flows --dropped`,
+  podgate flows --dropped
+  podgate flows --follow --dropped`,
 	}
 	cmd.Flags().BoolVar(&q.Dropped, "dropped", false, "packets that were not forwarded instead")
 	cmd.Flags().StringVar(&q.Pod, "pod", "", "only those of a pod, `NS/POD`")
+	follow := cmd.Flags().BoolP("follow", "f", false, "go on with what is new: conversations that open, change their state or end, or drops")
 	out := outputFlag(cmd.Flags(), "table", "wide", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if q.Pod != "" && strings.Count(q.Pod, "/") != 1 {
 			return usageError{errors.New("flows: --pod takes NAMESPACE/POD")}
+		}
+		if *follow {
+			return followFlows(cmd, q, *out == "json")
 		}
 		items, err := call[[]json.RawMessage](cmd, "flows", q)
 		if err != nil {

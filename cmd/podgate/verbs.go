@@ -36,6 +36,7 @@ func (g *gateway) verbs() control.Verbs {
 		Flows:    g.flows,
 		Exec:     g.exec,
 		Logs:     g.logs,
+		Capture:  g.capture,
 		Shutdown: g.shutdown,
 	}
 }
@@ -271,6 +272,21 @@ func (g *gateway) logs(_ context.Context, q control.LogsRequest) (io.ReadCloser,
 		return io.NopCloser(strings.NewReader("")), nil
 	}
 	return g.pods.Logs(kube.Name{Namespace: q.Namespace, Name: q.Pod}, q.Container, pod.LogOptions{Follow: q.Follow, Previous: q.Previous, Tail: max(q.Tail, 0)})
+}
+
+func (g *gateway) capture(ctx context.Context, q control.CaptureRequest, out io.Writer) error {
+	if q.Pod != "" {
+		ns, name, _ := strings.Cut(q.Pod, "/")
+		p, err := findPod(g.store.State(), ns, name)
+		if err != nil {
+			return err
+		}
+		if kube.IsLocal(p) {
+			return fmt.Errorf("pod %s is part of the gateway itself: capture --all shows its frames on the port %q", q.Pod, "local")
+		}
+	}
+	_, err := g.plane.Capture(ctx, stack.CaptureQuery{Pod: q.Pod}, out)
+	return err
 }
 
 func (g *gateway) trace(q control.TraceRequest) (any, error) {

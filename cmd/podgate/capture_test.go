@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"podgate/stack/link/nstest"
+)
+
+const twoPods = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api}
+spec: {containers: [{name: c, image: x}]}
+`
+
+// watch is a line of shell that starts a command in the background, waits until
+// it has written to file, and then runs another.
+func watch(command, file, then string) string {
+	return fmt.Sprintf("%s >%s 2>&1 & i=0; until [ -s %s ] || [ $i = 200 ]; do sleep 0.05; i=$((i+1)); done; %s", command, file+".log", file, then)
+}
+
+func TestCaptureIsReadByTcpdump(t *testing.T) {
+	nstest.Need(t, "tcpdump")
+	nstest.Need(t, "ping")
+	s := newShell(t)
+	s.up(write(t, "pods.yaml", twoPods) + " --set ingress.http= --set ingress.https=")
+	ping := "podgate exec web -- ping -q -c 3 -i 0.05 10.244.0.4"
+	if !strings.Contains(s.must("podgate get pods -o wide"), "10.244.0.4") {
+		t.Fatal("there is no pod 10.244.0.4")
+	}
+	file := filepath.Join(t.TempDir(), "web.pcapng")
+	s.must(watch("podgate capture web -c 6 -w "+file, file, ping+"; wait"))
+	out := s.must("tcpdump -n -r " + file)
+	if strings.Count(out, "ICMP echo request") == 0 || strings.Count(out, "ICMP echo reply") == 0 {
+		t.Errorf("tcpdump reads\n%s", out)
+	}
+	all := filepath.Join(t.TempDir(), "all.pcapng")
+	s.must(watch("podgate capture --all -c 12 -w "+all, all, ping+"; wait"))
+	if out := s.must("tcpdump -n -r " + all + " icmp"); strings.Count(out, "\n") < 8 {
+		t.Errorf("tcpdump reads of all\n%s", out)
+	}
+	// An interrupted capture is a whole file.
+	cut := filepath.Join(t.TempDir(), "cut.pcapng")
+	s.must(watch("podgate capture --all -w "+cut, cut, ping+"; kill -INT $!; wait $!"))
+	s.must("tcpdump -n -r " + cut)
+	for line, want := range map[string]string{
+		"podgate capture nobody -w x":  "not found",
+		"podgate capture web":          "-w says where to",
+		"podgate capture -w x":         "give one POD, or --all",
+		"podgate capture --all a -w x": "give one POD, or --all",
+	} {
+		if r := s.run(line); r.code == 0 || !strings.Contains(r.errOut, want) {
+			t.Errorf("%s: exit code %d, %q; want %q", line, r.code, r.errOut, want)
+		}
+	}
+}
+
+func TestFlowsFollow(t *testing.T) {
+	nstest.Need(t, "ping")
+	s := newShell(t)
+	s.up(write(t, "pods.yaml", twoPods) + " --set ingress.http= --set ingress.https=")
+	events := filepath.Join(t.TempDir(), "events")
+	s.must("podgate exec web -- ping -q -c 1 10.244.0.4")
+	s.must(fmt.Sprintf("podgate flows --follow -o json >%s & i=0; until grep -q default/api %s || [ $i = 20 ]; do podgate exec api -- ping -q -c 1 10.244.0.5; i=$((i+1)); done; kill -INT $!; wait $!", events, events))
+	var e event
+	first, _, _ := strings.Cut(s.must("cat "+events), "\n")
+	if err := json.Unmarshal([]byte(first), &e); err != nil || e.Event != "open" || e.Proto != "icmp" {
+		t.Errorf("got %q: %v", first, err)
+	}
+}
