@@ -1,11 +1,16 @@
 package ingress
 
 import (
+	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -21,6 +26,10 @@ type source struct {
 	problems []kube.Problem
 	backends map[backendKey]*backend
 	pairs    map[*corev1.Secret]*pair
+	pools    map[*corev1.Secret]*x509.CertPool // certificate authorities
+	limiters map[kube.Name]*limit              // by Ingress
+	reached  map[poolKey]*endpoint
+	seen     map[statsKey]*stats
 }
 
 // sourceConfig is the part of Config that Compile depends on.
@@ -29,6 +38,7 @@ type sourceConfig struct{ class, controller string }
 type backendKey struct {
 	service kube.Name
 	port    string
+	wire    wire // as the Ingress asks
 }
 
 // pair is a Secret as a certificate, or why it is none.
@@ -36,14 +46,6 @@ type pair struct {
 	cert *tls.Certificate
 	err  error
 }
-
-// Annotations that are honoured, under "nginx.ingress.kubernetes.io/" and "podgate.dev/".
-const (
-	sslRedirect      = "ssl-redirect"
-	forceSSLRedirect = "force-ssl-redirect"
-)
-
-var annotationPrefixes = []string{"podgate.dev/", "nginx.ingress.kubernetes.io/"}
 
 const (
 	legacyClass = "kubernetes.io/ingress.class" // older than spec.ingressClassName and stronger, as the API says
@@ -72,14 +74,33 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 				state: st, cfg: sc,
 				backends: map[backendKey]*backend{},
 				pairs:    map[*corev1.Secret]*pair{},
+				pools:    map[*corev1.Secret]*x509.CertPool{},
+				limiters: map[kube.Name]*limit{},
+				reached:  map[poolKey]*endpoint{},
+				seen:     map[statsKey]*stats{},
 			},
+			passthrough: map[string]*backend{},
+			asksClients: map[string]bool{},
+			pods:        map[netip.Addr]string{},
 		},
-		prev: prev,
+		prev:   prev,
+		asked:  map[*networkingv1.Ingress]*options{},
+		regex:  map[string]bool{},
+		slices: map[kube.Name][]*discoveryv1.EndpointSlice{},
 	}
 	ours := c.ours()
-	c.groupSlices(ours)
+	c.groupSlices()
+	c.noteConfig()
+	for _, ing := range ours {
+		c.asked[ing] = c.options(ing)
+	}
+	canaries, main := split(ours, func(ing *networkingv1.Ingress) bool { return c.asked[ing].canary != nil })
+	ours = main
 	for _, ing := range ours {
 		c.compile(ing)
+	}
+	for _, ing := range canaries {
+		c.compileCanary(ing)
 	}
 	// Ingresses with rules offer their default backend to other hosts last.
 	for _, withRules := range []bool{false, true} {
@@ -89,13 +110,30 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 			}
 		}
 	}
+	c.compilePatterns()
+	for _, ing := range ours {
+		c.otherNames(ing)
+	}
 	return c.Routes, c.problems
+}
+
+// split parts a list, each part in order.
+func split[T any](all []T, first func(T) bool) (yes, no []T) {
+	for _, x := range all {
+		if first(x) {
+			yes = append(yes, x)
+		} else {
+			no = append(no, x)
+		}
+	}
+	return yes, no
 }
 
 // unchanged reports whether two states are the same for ingress.
 func unchanged(a, b *kube.State) bool {
 	return a != nil && same(a.Ingresses, b.Ingresses) && same(a.IngressClasses, b.IngressClasses) &&
-		same(a.Services, b.Services) && same(a.EndpointSlices, b.EndpointSlices) && same(a.Secrets, b.Secrets)
+		same(a.Services, b.Services) && same(a.EndpointSlices, b.EndpointSlices) && same(a.Secrets, b.Secrets) &&
+		same(a.ConfigMaps, b.ConfigMaps)
 }
 
 // same reports whether two maps are one: a State shares the maps of which nothing changed.
@@ -106,8 +144,14 @@ func same[K comparable, V any](a, b map[K]V) bool {
 // compiler is Routes in the making.
 type compiler struct {
 	*Routes
-	prev   *Routes
-	slices map[kube.Name][]*discoveryv1.EndpointSlice // of the Services that Ingresses name
+	prev     *Routes
+	slices   map[kube.Name][]*discoveryv1.EndpointSlice // by Service
+	asked    map[*networkingv1.Ingress]*options
+	regex    map[string]bool // hosts whose paths are regular expressions
+	defaults *options        // of Ingresses without annotations; nil: not made yet
+
+	config     map[string]string // the controller's ConfigMap
+	configName kube.Name
 }
 
 // warn reports what is wrong with an Ingress of which the rest applies. What a
@@ -197,7 +241,7 @@ func (c *compiler) defaultClass() string {
 
 // compile enters the rules, default backend and certificates of one Ingress.
 func (c *compiler) compile(ing *networkingv1.Ingress) {
-	c.noteAnnotations(ing)
+	o := c.asked[ing]
 	for i, rule := range ing.Spec.Rules {
 		h := c.hostTable(strings.ToLower(rule.Host))
 		if h.fallback == nil && ing.Spec.DefaultBackend != nil {
@@ -209,8 +253,17 @@ func (c *compiler) compile(ing *networkingv1.Ingress) {
 		for j, p := range rule.HTTP.Paths {
 			r := c.route(ing, fmt.Sprintf("spec.rules[%d].http.paths[%d]", i, j), &p.Backend)
 			r.host, r.path, r.kind = h.name, p.Path, kindOf(p.PathType)
+			if o.passthrough && c.passthrough[h.name] == nil {
+				c.passthrough[h.name] = r.backend
+			}
+			if o.client != nil {
+				c.asksClients[h.name] = true
+			}
 			if r.path == "" {
 				r.path = "/"
+			}
+			if o.enforcesRegex(r.path) {
+				c.regex[h.name] = true
 			}
 			if taken := h.add(r); taken != nil {
 				c.warn(ing, r.field, "ignored: host %q path %q is taken by %s of Ingress %s", r.host, r.path, taken.field, taken.ingress)
@@ -219,6 +272,99 @@ func (c *compiler) compile(ing *networkingv1.Ingress) {
 	}
 	for i := range ing.Spec.TLS {
 		c.compileTLS(ing, i)
+	}
+}
+
+// compileCanary makes the paths of a canary Ingress second backends of what
+// others have at the same host and path.
+func (c *compiler) compileCanary(ing *networkingv1.Ingress) {
+	enter := func(field string, ref *networkingv1.IngressBackend, r *route) {
+		switch {
+		case r == nil:
+			c.warn(ing, field, "ignored: a canary, and no other Ingress has this host and path")
+		case r.canary != nil:
+			c.warn(ing, field, "ignored: %s has the canary of Ingress %s already", r.field, r.canary.ingress)
+		default:
+			second := *c.asked[ing].canary
+			second.backend = c.backend(ing, field, ref)
+			r.canary = &second
+		}
+	}
+	for i, rule := range ing.Spec.Rules {
+		if rule.HTTP == nil {
+			continue
+		}
+		h := c.hostTable(strings.ToLower(rule.Host))
+		for j, p := range rule.HTTP.Paths {
+			enter(fmt.Sprintf("spec.rules[%d].http.paths[%d]", i, j), &p.Backend, h.at(cmp.Or(p.Path, "/"), kindOf(p.PathType)))
+		}
+	}
+	if ref := ing.Spec.DefaultBackend; ref != nil {
+		enter("spec.defaultBackend", ref, c.fallback)
+	}
+}
+
+// compilePatterns makes patterns of all paths of the hosts that have one, the
+// longest first, as ingress-nginx does.
+func (c *compiler) compilePatterns() {
+	for h := range c.hosts() {
+		if !c.regex[h.name] {
+			continue
+		}
+		all := slices.AppendSeq(slices.Collect(maps.Values(h.exact)), maps.Values(h.prefix))
+		slices.SortFunc(all, func(a, b *route) int {
+			return cmp.Or(cmp.Compare(len(b.path), len(a.path)), cmp.Compare(b.path, a.path), cmp.Compare(a.kind, b.kind))
+		})
+		h.patterns = []*route{}
+		for _, r := range all {
+			pattern, err := compileRegex(r, h.exact[matchPath(r.path)] != nil)
+			if err != nil {
+				c.problems = append(c.problems, kube.Problem{
+					Severity: kube.Warning, Kind: "Ingress", Object: r.ingress, Field: r.field + ".path", Err: "ignored: " + err.Error(),
+				})
+				continue
+			}
+			r.pattern = pattern
+			h.patterns = append(h.patterns, r)
+		}
+	}
+}
+
+// otherNames enters the aliases of an Ingress's hosts, and redirects between
+// those with and without "www.", where no rules of their own are.
+func (c *compiler) otherNames(ing *networkingv1.Ingress) {
+	o := c.asked[ing]
+	for _, rule := range ing.Spec.Rules {
+		name := strings.ToLower(rule.Host)
+		if name == "" {
+			continue
+		}
+		h := c.hostTable(name)
+		for _, alias := range o.aliases {
+			table, key := c.exact, alias
+			if parent, ok := strings.CutPrefix(alias, "*."); ok {
+				table, key = c.wildcard, parent
+			}
+			if table[key] == nil {
+				table[key] = h
+			}
+		}
+		if o.www && !strings.HasPrefix(name, "*.") {
+			other, ok := strings.CutPrefix(name, "www.")
+			if !ok {
+				other = "www." + name
+			}
+			if c.exact[other] == nil {
+				to := *o
+				to.redirect = &redirection{o.code, template{part{of: variables["scheme"]}, part{text: "://" + name}, part{of: variables["request_uri"]}}}
+				r := &route{
+					ingress: kube.Name{Namespace: ing.Namespace, Name: ing.Name}, field: "metadata.annotations[from-to-www-redirect]",
+					host: other, path: "/", kind: prefixPath, options: &to, backend: &backend{why: "redirected", next: new(atomic.Uint32)},
+				}
+				r.stats = c.stats(r)
+				c.hostTable(other).add(r)
+			}
+		}
 	}
 }
 
@@ -261,37 +407,13 @@ func (c *compiler) defaultRoute(ing *networkingv1.Ingress, hostname string) *rou
 }
 
 func (c *compiler) route(ing *networkingv1.Ingress, field string, ref *networkingv1.IngressBackend) *route {
-	return &route{
-		ingress:  kube.Name{Namespace: ing.Namespace, Name: ing.Name},
-		field:    field,
-		redirect: annotation(ing, sslRedirect) != "false",
-		tls:      slices.ContainsFunc(ing.Spec.TLS, func(t networkingv1.IngressTLS) bool { return len(t.Hosts) == 0 }),
-		force:    annotation(ing, forceSSLRedirect) == "true",
-		backend:  c.backend(ing, field, ref),
+	r := &route{
+		ingress: kube.Name{Namespace: ing.Namespace, Name: ing.Name},
+		field:   field,
+		options: c.asked[ing],
+		tls:     slices.ContainsFunc(ing.Spec.TLS, func(t networkingv1.IngressTLS) bool { return len(t.Hosts) == 0 }),
+		backend: c.backend(ing, field, ref),
 	}
-}
-
-func annotation(ing *networkingv1.Ingress, name string) string {
-	for _, prefix := range annotationPrefixes {
-		if v, ok := ing.Annotations[prefix+name]; ok {
-			return v
-		}
-	}
-	return ""
-}
-
-// noteAnnotations reports what was meant for ingress-nginx and has no effect here.
-func (c *compiler) noteAnnotations(ing *networkingv1.Ingress) {
-	var names []string
-	for key := range ing.Annotations {
-		for _, prefix := range annotationPrefixes {
-			if name, ok := strings.CutPrefix(key, prefix); ok && name != sslRedirect && name != forceSSLRedirect {
-				names = append(names, key)
-			}
-		}
-	}
-	slices.Sort(names)
-	for _, key := range names {
-		c.warn(ing, "metadata.annotations["+key+"]", "has no effect: podgate does not have this")
-	}
+	r.stats = c.stats(r)
+	return r
 }

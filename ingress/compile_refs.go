@@ -77,34 +77,15 @@ func (c *compiler) pair(secret *corev1.Secret) *pair {
 	return p
 }
 
-// groupSlices finds the EndpointSlices of the Services that the Ingresses name.
-func (c *compiler) groupSlices(ours []*networkingv1.Ingress) {
-	c.slices = map[kube.Name][]*discoveryv1.EndpointSlice{}
-	want := func(namespace string, ref *networkingv1.IngressBackend) {
-		if ref != nil && ref.Service != nil {
-			c.slices[kube.Name{Namespace: namespace, Name: ref.Service.Name}] = nil
-		}
-	}
-	for _, ing := range ours {
-		want(ing.Namespace, ing.Spec.DefaultBackend)
-		for _, rule := range ing.Spec.Rules {
-			if rule.HTTP != nil {
-				for _, p := range rule.HTTP.Paths {
-					want(ing.Namespace, &p.Backend)
-				}
-			}
-		}
-	}
+// groupSlices finds the EndpointSlices of each Service.
+func (c *compiler) groupSlices() {
 	for name, es := range c.state.EndpointSlices {
 		of := kube.Name{Namespace: name.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
-		if have, ok := c.slices[of]; ok {
-			c.slices[of] = append(have, es)
-		}
+		c.slices[of] = append(c.slices[of], es)
 	}
 }
 
-// backend resolves what a path refers to. One that did not change is that of
-// the Routes before; one whose endpoints did goes on where it was in turn.
+// backend resolves what a path refers to.
 func (c *compiler) backend(ing *networkingv1.Ingress, field string, ref *networkingv1.IngressBackend) *backend {
 	if ref.Service == nil {
 		what := "no Service"
@@ -118,14 +99,34 @@ func (c *compiler) backend(ing *networkingv1.Ingress, field string, ref *network
 	if port == "" {
 		port = strconv.Itoa(int(ref.Service.Port.Number))
 	}
-	k := backendKey{kube.Name{Namespace: ing.Namespace, Name: ref.Service.Name}, port}
+	name := kube.Name{Namespace: ing.Namespace, Name: ref.Service.Name}
+	at := field + ".service"
+	if field != "spec.defaultBackend" {
+		at = field + ".backend.service"
+	}
+	switch svc := c.state.Services[name]; {
+	case svc == nil:
+		c.warn(ing, at+".name", "no Service %q in namespace %q", name.Name, name.Namespace)
+	case servicePort(svc, port) != nil:
+	case ref.Service.Port.Name != "":
+		c.warn(ing, at+".port.name", "Service %q has no port named %q", svc.Name, port)
+	default:
+		c.warn(ing, at+".port.number", "Service %q has no port %s", svc.Name, port)
+	}
+	return c.backendOf(name, port, c.asked[ing].wire)
+}
+
+// backendOf is a port of a Service, spoken to in one way. One that did not change
+// is that of the Routes before; one whose endpoints did goes on where it was in turn.
+func (c *compiler) backendOf(service kube.Name, port string, w wire) *backend {
+	k := backendKey{service, port, w}
 	b := c.backends[k]
 	if b == nil {
-		b = &backend{service: k.service, port: port}
-		b.fill(c.state.Services[k.service], c.slices[k.service])
+		b = &backend{service: service, port: port, wire: w}
+		b.fill(c, c.state.Services[service], c.slices[service])
 		if old := c.prev.backends[k]; old != nil {
 			b.next = old.next
-			if old.h2c == b.h2c && old.why == b.why && slices.Equal(old.endpoints, b.endpoints) {
+			if old.why == b.why && slices.Equal(old.endpoints, b.endpoints) {
 				b = old
 			}
 		} else {
@@ -133,20 +134,19 @@ func (c *compiler) backend(ing *networkingv1.Ingress, field string, ref *network
 		}
 		c.backends[k] = b
 	}
-	at := field + ".service"
-	if field != "spec.defaultBackend" {
-		at = field + ".backend.service"
-	}
-	switch svc := c.state.Services[k.service]; {
-	case svc == nil:
-		c.warn(ing, at+".name", "no Service %q in namespace %q", k.service.Name, k.service.Namespace)
-	case servicePort(svc, port) != nil:
-	case ref.Service.Port.Name != "":
-		c.warn(ing, at+".port.name", "Service %q has no port named %q", svc.Name, port)
-	default:
-		c.warn(ing, at+".port.number", "Service %q has no port %s", svc.Name, port)
-	}
 	return b
+}
+
+// endpoint is that of the Routes before, if they had it.
+func (c *compiler) endpoint(k poolKey) *endpoint {
+	e := c.reached[k]
+	if e == nil {
+		if e = c.prev.reached[k]; e == nil {
+			e = newEndpoint(k)
+		}
+		c.reached[k] = e
+	}
+	return e
 }
 
 // servicePort returns the port that an Ingress names by name or number.
@@ -161,7 +161,7 @@ func servicePort(svc *corev1.Service, port string) *corev1.ServicePort {
 
 // fill finds a backend's endpoints: the ready ones, or if there are none those
 // that still serve while they terminate; of the Service's first address family.
-func (b *backend) fill(svc *corev1.Service, all []*discoveryv1.EndpointSlice) {
+func (b *backend) fill(c *compiler, svc *corev1.Service, all []*discoveryv1.EndpointSlice) {
 	if svc == nil {
 		b.why = fmt.Sprintf("Service %s does not exist", b.service)
 		return
@@ -175,8 +175,13 @@ func (b *backend) fill(svc *corev1.Service, all []*discoveryv1.EndpointSlice) {
 		b.why = "a Service of type ExternalName has no endpoints"
 		return
 	}
-	b.h2c = port.AppProtocol != nil && *port.AppProtocol == "kubernetes.io/h2c"
-	var draining []netip.AddrPort
+	if b.wire.protocol == byPort {
+		b.wire.protocol = http1
+		if port.AppProtocol != nil && *port.AppProtocol == "kubernetes.io/h2c" {
+			b.wire.protocol = h2c
+		}
+	}
+	var usable, draining []netip.AddrPort
 	total := 0
 	for _, es := range all {
 		if len(svc.Spec.IPFamilies) > 0 && string(es.AddressType) != string(svc.Spec.IPFamilies[0]) {
@@ -196,19 +201,24 @@ func (b *backend) fill(svc *corev1.Service, all []*discoveryv1.EndpointSlice) {
 					continue
 				}
 				total++
+				if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
+					c.pods[addr] = e.TargetRef.Namespace + "/" + e.TargetRef.Name
+				}
 				if ap := netip.AddrPortFrom(addr, number); ready {
-					b.endpoints = append(b.endpoints, ap)
+					usable = append(usable, ap)
 				} else if drains {
 					draining = append(draining, ap)
 				}
 			}
 		}
 	}
-	if len(b.endpoints) == 0 {
-		b.endpoints = draining
+	if len(usable) == 0 {
+		usable = draining
 	}
-	slices.SortFunc(b.endpoints, netip.AddrPort.Compare)
-	b.endpoints = slices.Compact(b.endpoints)
+	slices.SortFunc(usable, netip.AddrPort.Compare)
+	for _, addr := range slices.Compact(usable) {
+		b.endpoints = append(b.endpoints, c.endpoint(poolKey{addr, b.wire}))
+	}
 	switch {
 	case len(b.endpoints) > 0:
 	case total > 0:

@@ -33,6 +33,7 @@ func state(t testing.TB, docs ...string) *kube.State {
 		Ingresses:      map[kube.Name]*networkingv1.Ingress{},
 		IngressClasses: map[string]*networkingv1.IngressClass{},
 		Secrets:        map[kube.Name]*corev1.Secret{},
+		ConfigMaps:     map[kube.Name]*corev1.ConfigMap{},
 	}
 	for _, doc := range strings.Split(strings.Join(docs, "\n---\n"), "\n---\n") {
 		var head metav1.TypeMeta
@@ -415,19 +416,19 @@ spec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}`
 		if got == "" {
 			got = join(b.endpoints, 9)
 		}
-		if got != test.want || b.h2c != test.h2c || notes(problems) != test.problem {
-			t.Errorf("%s: got %s, h2c %v, problems %q", test.backend, got, b.h2c, notes(problems))
+		if got != test.want || (b.wire.protocol == h2c) != test.h2c || notes(problems) != test.problem {
+			t.Errorf("%s: got %s, h2c %v, problems %q", test.backend, got, (b.wire.protocol == h2c), notes(problems))
 		}
 	}
 }
 
 func TestAnnotationsWithoutEffectAreReported(t *testing.T) {
 	doc := strings.Replace(ingress("i", "t.example|Prefix|/|s"), "namespace: ns}",
-		`namespace: ns, annotations: {nginx.ingress.kubernetes.io/rewrite-target: /, nginx.ingress.kubernetes.io/ssl-redirect: "false", team: a}}`, 1)
+		`namespace: ns, annotations: {nginx.ingress.kubernetes.io/server-snippet: x, nginx.ingress.kubernetes.io/ssl-redirect: "false", team: a}}`, 1)
 	st := state(t, doc)
 	withService(st, "s")
 	_, problems := Compile(nil, st, Config{})
-	want := "ns/i: metadata.annotations[nginx.ingress.kubernetes.io/rewrite-target]: has no effect: podgate does not have this"
+	want := "ns/i: metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: has no effect: podgate does not have this"
 	if got := notes(problems); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -448,7 +449,7 @@ func TestCompileShares(t *testing.T) {
 	withService(&next, "b", netip.MustParseAddrPort("10.244.0.7:80"))
 	next.Services = maps.Clone(st.Services)
 	after, _ := Compile(before, &next, Config{})
-	key := func(name string) backendKey { return backendKey{kube.Name{Namespace: "ns", Name: name}, "80"} }
+	key := func(name string) backendKey { return backendKey{kube.Name{Namespace: "ns", Name: name}, "80", wire{}} }
 	if after.backends[key("a")] != before.backends[key("a")] {
 		t.Error("an unchanged backend is not shared")
 	}

@@ -19,6 +19,7 @@ type Config struct {
 	TrustedProxies []netip.Prefix // clients whose X-Forwarded-* are believed and continued; none
 	DialTimeout    time.Duration  // of one attempt to connect to an endpoint; 5 s
 	AnswerTimeout  time.Duration  // until an endpoint's response header, from the end of the request; 60 s
+	AccessLog      func(Access)   // told of every request after it was answered; nil: nobody is
 	Log            *slog.Logger
 }
 

@@ -13,6 +13,12 @@ const maxListed = 40
 // page answers with an error of our own. A client on this host is told what is
 // known: it is the person who runs podgate. Others learn the status only.
 func (q *request) page(w http.ResponseWriter, status int, err error) {
+	if q.route != nil {
+		if answer := q.errorPage(status); answer != nil {
+			writeAnswer(w, answer)
+			return
+		}
+	}
 	var lines []string
 	if q.client.IsLoopback() {
 		lines = q.reasons(status, err)
@@ -52,12 +58,15 @@ func (q *request) reasons(status int, err error) []string {
 	if err != nil {
 		return []string{where + ":", err.Error() + "."}
 	}
-	return []string{where + ":", q.route.backend.why + "."}
+	if q.backend != nil {
+		return []string{where + ":", q.backend.why + "."}
+	}
+	return []string{where + "."}
 }
 
 // routed lists what would have been answered.
 func (q *request) routed() []string {
-	entries := q.live.routes.Entries()
+	entries := q.live.Entries()
 	if len(entries) == 0 {
 		return []string{"There is no Ingress that podgate serves."}
 	}

@@ -80,6 +80,14 @@ func matchPath(escaped string) string {
 	return strings.Join(elements, "/")
 }
 
+// decoded is a path in matchPath's form as characters, as nginx's $uri has it.
+func decoded(path string) string {
+	if plain, err := url.PathUnescape(path); err == nil {
+		return plain
+	}
+	return path
+}
+
 var encodeAmbiguous = strings.NewReplacer("%", "%25", "/", "%2F")
 
 // matchHost is the form in which hosts are compared: lower case, without port

@@ -2,10 +2,12 @@ package ingress
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -16,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // One request
@@ -27,51 +30,147 @@ import (
 // unless the client is a trusted proxy, in any spelling that a backend could
 // mistake for them.
 //
-// Endpoints are taken in turn. One that cannot be connected to is replaced once
-// by the next, if nothing of the request's body has been read; a request that
-// may have reached an endpoint is never sent again.
+// An endpoint that cannot be connected to, or fails before it answers, is replaced
+// by another as proxy-next-upstream says, if nothing of the request's body has
+// been read. POST, PATCH and LOCK requests that may have reached an endpoint are
+// not sent again unless the Ingress says non_idempotent.
 
 // request is one on its way to a backend.
 type request struct {
 	*Server
-	live   *live
+	live   *Routes
 	in     *http.Request
 	path   string // escaped, clean
+	match  string // the path as compared
 	host   string // as matched
 	client netip.Addr
 	local  netip.AddrPort // where it arrived
 	trust  bool           // the client is a trusted proxy
 	table  *host          // nil: no rule is for the host
 	route  *route         // nil: no route
+
+	began       time.Time
+	requestID   string
+	user        string        // who the password was right for
+	granted     http.Header   // what auth-url gives to the endpoint
+	cookies     []string      // and to the client
+	backend     *backend      // the route's, its canary or its fallback
+	endpoint    *endpoint     // that answered
+	waited      time.Duration // until its header
+	intercepted bool          // an error page was asked for
 }
 
 func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	s.requests.Add(1)
-	q := &request{Server: s, live: s.live.Load(), in: in, host: matchHost(in.Host), path: cleanPath(in.URL.EscapedPath())}
+	q := &request{Server: s, live: s.live.Load(), in: in, host: matchHost(in.Host), path: cleanPath(in.URL.EscapedPath()), began: time.Now()}
 	if client, err := netip.ParseAddrPort(in.RemoteAddr); err == nil {
 		q.client = client.Addr().Unmap().WithZone("")
 	}
 	if addr, ok := in.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		q.local, _ = netip.ParseAddrPort(addr.String())
+		q.local = localAddr(addr)
 	}
 	q.trust = q.trusted(q.client)
+	a := &answer{ResponseWriter: w}
+	defer q.seen(a)
 	if in.Method == http.MethodConnect || !strings.HasPrefix(q.path, "/") {
-		q.page(w, http.StatusBadRequest, nil)
+		q.page(a, http.StatusBadRequest, nil)
 		return
 	}
-	q.table, q.route = q.live.routes.match(q.host, matchPath(q.path))
-	switch {
-	case q.route == nil:
+	q.match = matchPath(q.path)
+	if q.table, q.route = q.live.match(q.host, q.match); q.route == nil {
 		s.unrouted.Add(1)
-		q.page(w, http.StatusNotFound, nil)
-	case !q.secure() && q.live.routes.redirects(q.route, q.host):
-		q.redirect(w)
-	case len(q.route.backend.endpoints) == 0:
-		s.unavailable.Add(1)
-		q.page(w, http.StatusServiceUnavailable, nil)
-	default:
-		q.proxy(w)
+		q.page(a, http.StatusNotFound, nil)
+		return
 	}
+	q.answer(a)
+}
+
+func localAddr(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort()
+	}
+	ap, _ := netip.ParseAddrPort(a.String())
+	return ap
+}
+
+// answer does for a route what nginx does in its phases: redirects, then guards,
+// then the backend.
+func (q *request) answer(w http.ResponseWriter) {
+	o := q.route.options
+	switch {
+	case o.denied != "":
+		q.page(w, http.StatusServiceUnavailable, errors.New(o.denied))
+		return
+	case o.appRoot != "" && q.path == "/":
+		w.Header().Set("Location", q.scheme()+"://"+q.in.Host+o.appRoot)
+		w.WriteHeader(http.StatusFound)
+		return
+	case o.redirect != nil:
+		w.Header().Set("Location", o.redirect.to.String(q))
+		w.WriteHeader(o.redirect.code)
+		return
+	case o.cors != nil && o.cors.preflight(q.in, w):
+		return
+	case !q.secure() && q.live.redirects(q.route, q.host):
+		q.redirect(w)
+		return
+	}
+	done, ok := q.admit(w)
+	if done != nil {
+		defer done()
+	}
+	if !ok {
+		return
+	}
+	q.backend = q.route.backend
+	if c := q.route.canary; c != nil && len(c.backend.endpoints) > 0 && c.takes(q.in, rand.IntN) {
+		q.backend = c.backend
+	}
+	if len(q.backend.endpoints) == 0 && o.fallback != nil && !o.intercept[http.StatusServiceUnavailable] {
+		q.backend = o.fallback
+	}
+	if len(q.backend.endpoints) == 0 {
+		q.unavailable.Add(1)
+		q.page(w, http.StatusServiceUnavailable, nil)
+		return
+	}
+	if o.bodySize > 0 {
+		if q.in.ContentLength > o.bodySize {
+			w.Header().Set("Connection", "close")
+			q.page(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than proxy-body-size"))
+			return
+		}
+		q.in.Body = http.MaxBytesReader(w, q.in.Body, o.bodySize)
+	}
+	if o.mirror != nil {
+		o.mirror.copy(q)
+	}
+	q.proxy(w)
+}
+
+func (q *request) now() time.Time { return q.began }
+
+// scheme is the client's.
+func (q *request) scheme() string {
+	if q.secure() {
+		return "https"
+	}
+	return "http"
+}
+
+// decoded is the path as nginx's $uri has it.
+func (q *request) decoded() string { return decoded(q.match) }
+
+// id names the request, to the endpoint and in logs.
+func (q *request) id() string {
+	if q.requestID == "" {
+		if had := q.in.Header.Get("X-Request-Id"); q.trust && had != "" {
+			q.requestID = had
+		} else {
+			q.requestID = requestID()
+		}
+	}
+	return q.requestID
 }
 
 // secure reports whether the client's connection is encrypted.
@@ -98,7 +197,7 @@ func (q *request) redirect(w http.ResponseWriter) {
 		target += "?" + q.in.URL.RawQuery
 	}
 	w.Header().Set("Location", target)
-	w.WriteHeader(http.StatusPermanentRedirect)
+	w.WriteHeader(q.route.options.code)
 }
 
 func (q *request) proxy(w http.ResponseWriter) {
@@ -108,6 +207,10 @@ func (q *request) proxy(w http.ResponseWriter) {
 		FlushInterval: -1,
 		BufferPool:    &q.buffers,
 		ErrorLog:      q.errorLog,
+		ModifyResponse: func(answer *http.Response) error {
+			q.complete(answer)
+			return nil
+		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			if errors.Is(err, context.Canceled) && q.in.Context().Err() != nil {
 				panic(http.ErrAbortHandler) // the client is gone, or we are going
@@ -135,14 +238,79 @@ func statusOf(err error) int {
 func (q *request) rewrite(p *httputil.ProxyRequest) {
 	in, out := q.in, p.Out
 	out.Host = in.Host
-	out.Trailer = in.Trailer // the same map: it is filled when the body has been read
-	out.URL.Scheme = "http"
+	out.Trailer = in.Trailer           // the same map: it is filled when the body has been read
 	out.URL.RawQuery = in.URL.RawQuery // ours to pass on, not to read
 	if q.path != in.URL.EscapedPath() {
 		out.URL.Path, _ = url.PathUnescape(q.path)
 		out.URL.RawPath = q.path
 	}
+	o := q.route.options
+	q.rewritePath(out.URL)
 	h := out.Header
+	q.forwarded(h)
+	if o.rewrite != "" && o.prefix != "" {
+		h.Set("X-Forwarded-Prefix", o.prefix)
+	}
+	if o.host != nil {
+		out.Host = o.host.String(q)
+	}
+	if o.client != nil {
+		o.client.tell(in, h)
+	}
+	for name, v := range q.granted {
+		if h.Del(name); len(v) > 0 {
+			h[name] = v
+		}
+	}
+	for name, v := range o.requestHeaders {
+		h[name] = v
+	}
+	if w := q.backend.wire.protocol; w == h2c || w == h2 {
+		h.Set("Te", "trailers") // gRPC insists
+	}
+}
+
+// rewritePath applies rewrite-target, as nginx's "rewrite" does: the groups are
+// those of the decoded path, and the query is kept.
+func (q *request) rewritePath(u *url.URL) {
+	r, target := q.route, q.route.options.rewrite
+	if target == "" || target == r.path || r.pattern == nil {
+		return
+	}
+	groups := r.pattern.FindStringSubmatch(q.decoded())
+	path, query, has := strings.Cut(target, "?")
+	path, query = expand(path, groups), expand(query, groups)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	u.Path, u.RawPath = path, ""
+	if has && query != "" {
+		if u.RawQuery != "" {
+			query += "&" + u.RawQuery
+		}
+		u.RawQuery = query
+	}
+}
+
+// expand puts the groups of a pattern where "$1" to "$9" stand.
+func expand(target string, groups []string) string {
+	var b strings.Builder
+	for i := 0; i < len(target); i++ {
+		if c := target[i]; c != '$' || i+1 == len(target) || target[i+1] < '0' || target[i+1] > '9' {
+			b.WriteByte(c)
+			continue
+		}
+		i++
+		if n := int(target[i] - '0'); n < len(groups) {
+			b.WriteString(groups[n])
+		}
+	}
+	return b.String()
+}
+
+// forwarded says in the fields of a request where it came from.
+func (q *request) forwarded(h http.Header) {
+	in := q.in
 	for name := range h {
 		if !q.trust && impersonates(name) {
 			delete(h, name)
@@ -166,8 +334,34 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	set("X-Forwarded-Proto", proto)
 	set("X-Forwarded-Host", in.Host)
 	set("X-Forwarded-Port", strconv.Itoa(int(port)))
-	set("X-Request-Id", requestID())
+	h.Set("X-Request-Id", q.id())
 	h.Set("X-Real-Ip", q.origin().String())
+}
+
+// complete makes the answer that the client gets.
+func (q *request) complete(answer *http.Response) {
+	o := q.route.options
+	if page := q.errorPage(answer.StatusCode); page != nil {
+		answer.Body.Close()
+		answer.StatusCode, answer.Status, answer.Header = page.StatusCode, page.Status, page.Header
+		answer.Body, answer.ContentLength, answer.Trailer = page.Body, page.ContentLength, nil
+	}
+	h := answer.Header
+	for name, v := range o.responseHeaders {
+		h[name] = v
+	}
+	if o.hsts != "" && q.secure() {
+		h.Set("Strict-Transport-Security", o.hsts)
+	}
+	if o.cors != nil {
+		o.cors.set(q.in, h)
+	}
+	for _, c := range q.cookies {
+		h.Add("Set-Cookie", c)
+	}
+	if o.sticky != nil && q.endpoint != nil {
+		o.sticky.set(q, q.backend, q.endpoint, h)
+	}
 }
 
 // impersonates reports whether a field of this name, or one that CGI-like
@@ -202,32 +396,168 @@ func (s *Server) trusted(addr netip.Addr) bool {
 
 func requestID() string {
 	var b [16]byte
-	rand.Read(b[:])
+	crand.Read(b[:])
 	return hex.EncodeToString(b[:])
 }
 
-// RoundTrip sends the request to the endpoint whose turn it is, or to the next
-// one if that cannot be connected to.
+// RoundTrip sends the request to the endpoint that is chosen for it, or to
+// others as proxy-next-upstream says.
 func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
-	endpoints := q.route.backend.endpoints
-	turn := q.route.backend.next.Add(1) - 1
+	o := q.route.options
 	var body *untouched
 	if out.Body != nil {
 		body = &untouched{ReadCloser: out.Body}
 		out.Body = body
 	}
-	for attempt := range uint32(2) {
-		k := poolKey{endpoints[(turn+attempt)%uint32(len(endpoints))], q.route.backend.h2c}
-		out.URL.Host = k.addr.String()
-		answer, err := q.live.pools[k].RoundTrip(out)
+	var tried []*endpoint
+	for {
+		e := q.backend.pick(q, tried)
+		tried = append(tried, e)
+		out.URL.Scheme, out.URL.Host = e.scheme(), e.addr.String()
+		e.open.Add(1)
+		sent := time.Now()
+		answer, err := q.send(e, out)
+		q.endpoint, q.waited = e, time.Since(sent)
 		var dial *dialError
-		if err == nil || !errors.As(err, &dial) || attempt > 0 || len(endpoints) == 1 ||
-			body != nil && body.read.Load() || out.Context().Err() != nil {
-			return answer, err
+		dialled := !errors.As(err, &dial)
+		e.connected(dialled, sent)
+		again := len(tried) < len(q.backend.endpoints) && (o.retry.tries == 0 || len(tried) < o.retry.tries) &&
+			(body == nil || !body.read.Load()) && out.Context().Err() == nil &&
+			(o.retry.timeout == 0 || time.Since(q.began) < o.retry.timeout)
+		if err == nil {
+			e.answered(q.waited)
+			if again && o.retry.on&statusConditions[answer.StatusCode] != 0 && q.repeatable(o.retry) {
+				answer.Body.Close()
+				e.open.Add(-1)
+				q.retries.Add(1)
+				continue
+			}
+			answer.Body = &counted{ReadCloser: answer.Body, e: e}
+			return answer, nil
+		}
+		e.open.Add(-1)
+		if !again || o.retry.on&reasonOf(err) == 0 || dialled && !q.repeatable(o.retry) {
+			return nil, err
 		}
 		q.retries.Add(1)
 	}
-	panic("unreachable")
+}
+
+// send is one attempt, within the times that the Ingress allows.
+func (q *request) send(e *endpoint, out *http.Request) (*http.Response, error) {
+	o := q.route.options
+	if o.read == 0 && (o.send == 0 || out.Body == nil) {
+		return q.transport(e).RoundTrip(out)
+	}
+	ctx, cancel := context.WithCancelCause(out.Context())
+	timed := out.WithContext(ctx)
+	if o.send > 0 && out.Body != nil {
+		timed.Body = &paced{ReadCloser: out.Body, limit: o.send, between: true, cancel: cancel}
+	}
+	answer, err := q.transport(e).RoundTrip(timed)
+	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && errors.Is(cause, context.DeadlineExceeded) {
+			err = cause
+		}
+		cancel(nil)
+		return nil, err
+	}
+	body := &paced{ReadCloser: answer.Body, limit: o.read, cancel: cancel}
+	if answer.StatusCode == http.StatusSwitchingProtocols {
+		body.limit = 0
+	}
+	answer.Body = body
+	return answer, nil
+}
+
+// paced is a body whose reads, or the times between them, are limited.
+type paced struct {
+	io.ReadCloser
+	limit   time.Duration // 0 none
+	between bool
+	timer   *time.Timer
+	cancel  context.CancelCauseFunc
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	if p.limit == 0 {
+		return p.ReadCloser.Read(b)
+	}
+	if p.timer == nil {
+		p.timer = time.AfterFunc(p.limit, func() { p.cancel(context.DeadlineExceeded) })
+	} else {
+		p.timer.Reset(p.limit)
+	}
+	if p.between {
+		p.timer.Stop()
+	} else {
+		defer p.timer.Stop()
+	}
+	n, err := p.ReadCloser.Read(b)
+	if p.between && err == nil {
+		p.timer.Reset(p.limit)
+	}
+	return n, err
+}
+
+// Close ends an answer; the body of a request may be closed before its answer comes.
+func (p *paced) Close() error {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	err := p.ReadCloser.Close()
+	if !p.between {
+		p.cancel(nil)
+	}
+	return err
+}
+
+func (p *paced) Write(b []byte) (int, error) { return writeTo(p.ReadCloser, b) }
+
+// writeTo writes to a connection that was upgraded.
+func writeTo(c io.Closer, p []byte) (int, error) {
+	w, ok := c.(io.Writer)
+	if !ok {
+		return 0, errors.New("the connection was not upgraded")
+	}
+	return w.Write(p)
+}
+
+// counted is an answer's body; while it is open its endpoint has something to do.
+type counted struct {
+	io.ReadCloser
+	e    *endpoint
+	once sync.Once
+}
+
+func (c *counted) Close() error {
+	c.once.Do(func() { c.e.open.Add(-1) })
+	return c.ReadCloser.Close()
+}
+
+func (c *counted) Write(p []byte) (int, error) { return writeTo(c.ReadCloser, p) }
+
+// repeatable reports whether a request that may have reached an endpoint can be
+// sent to another.
+func (q *request) repeatable(r retry) bool {
+	switch q.in.Method {
+	case http.MethodPost, http.MethodPatch, "LOCK":
+		return r.on&nonIdempotent != 0
+	}
+	return true
+}
+
+// reasonOf is the condition that an error is.
+func reasonOf(err error) condition {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return 0
+	case statusOf(err) == http.StatusGatewayTimeout:
+		return onTimeout
+	case strings.Contains(err.Error(), "malformed HTTP"):
+		return onInvalidHeader
+	}
+	return onError
 }
 
 // untouched is a request body that knows whether some of it was read. Closing

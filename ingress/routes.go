@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -35,6 +36,10 @@ type Routes struct {
 	fallback *route           // default backend for what has no other; nil: 404
 	certs    certs
 
+	passthrough map[string]*backend // by name: TLS is the endpoints'
+	asksClients map[string]bool     // names whose clients are asked for a certificate
+	pods        map[netip.Addr]string
+
 	source // of compile.go: what it was made from
 }
 
@@ -45,6 +50,7 @@ type host struct {
 	prefix   map[string]*route // by path without its last slash: "" is "/"
 	depth    int               // elements of the longest prefix
 	fallback *route            // nil: that of the Routes
+	patterns []*route          // where paths are regular expressions, in order; nil: they are not
 }
 
 // kind is how a route matches.
@@ -69,18 +75,20 @@ type route struct {
 	path    string // as in the rule
 	kind    kind
 
-	redirect bool // to HTTPS where the host has TLS
-	tls      bool // any host has TLS, as spec.tls lists none
-	force    bool // to HTTPS in any case
-	backend  *backend
+	tls     bool // any host has TLS, as spec.tls lists none
+	options *options
+	backend *backend
+	canary  *canary        // nil: none
+	pattern *regexp.Regexp // of the path, on hosts where paths are patterns
+	stats   *stats
 }
 
 // backend is one port of one Service, with who answers there.
 type backend struct {
 	service   kube.Name
 	port      string // as in the Ingress: name or number
-	h2c       bool   // the endpoints speak HTTP/2 without TLS
-	endpoints []netip.AddrPort
+	wire      wire
+	endpoints []*endpoint
 	why       string // why there are no endpoints
 	next      *atomic.Uint32
 }
@@ -110,6 +118,15 @@ func (r *Routes) host(name string) *host {
 
 // match returns the route of a path that a rule names.
 func (h *host) match(path string) *route {
+	if h.patterns != nil {
+		plain := decoded(path)
+		for _, r := range h.patterns {
+			if r.pattern.MatchString(plain) {
+				return r
+			}
+		}
+		return nil
+	}
 	if r := h.exact[path]; r != nil {
 		return r
 	}
@@ -150,6 +167,18 @@ func (h *host) add(r *route) (taken *route) {
 	table[key] = r
 	if r.kind != exactPath {
 		h.depth = max(h.depth, strings.Count(key, "/"))
+	}
+	return nil
+}
+
+// at returns the route that a rule of this path and type made, nil if none did.
+func (h *host) at(path string, k kind) *route {
+	table, key := h.exact, matchPath(path)
+	if k != exactPath {
+		table, key = h.prefix, strings.TrimSuffix(key, "/")
+	}
+	if r := table[key]; r != nil && r.kind == k {
+		return r
 	}
 	return nil
 }
@@ -268,7 +297,12 @@ func (r *Routes) Explain(hostname, path string, tls bool) []string {
 
 // redirects reports whether a plain HTTP request for this host is sent to HTTPS.
 func (r *Routes) redirects(rt *route, hostname string) bool {
-	return rt.force || rt.redirect && r.encrypts(rt, hostname)
+	return rt.options.forceSSL || rt.options.sslRedirect && r.encrypts(rt, hostname)
+}
+
+// asks reports whether clients of a host are asked for a certificate.
+func (r *Routes) asks(name string) bool {
+	return r.asksClients[name] || r.asksClients["*."+parentDomain(name)] || r.asksClients[""]
 }
 
 // encrypts reports whether an Ingress wants TLS for this host.
@@ -284,7 +318,7 @@ func (b *backend) String() string {
 }
 
 // join lists at most n of the addresses.
-func join(addrs []netip.AddrPort, n int) string {
+func join(addrs []*endpoint, n int) string {
 	var s []string
 	for i, a := range addrs {
 		if i == n {

@@ -2,13 +2,16 @@
 // Routes and proxies requests by them, straight to the endpoints.
 //
 // Goroutines: those of net/http for each connection, below Serve and ServeTLS,
-// and for each idle connection to an endpoint. Shutdown ends the former, closing
-// what has been upgraded (WebSocket) too, and the latter.
+// and for each idle connection to an endpoint; one that accepts for each ServeTLS,
+// one for each connection whose TLS is passed through, one for each mirrored
+// request. Shutdown ends them all, closing what has been upgraded (WebSocket) too.
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log"
@@ -24,11 +27,14 @@ import (
 // Server proxies requests by the Routes last set.
 type Server struct {
 	cfg        Config
-	live       atomic.Pointer[live]
+	live       atomic.Pointer[Routes]
 	http       *http.Server
 	selfSigned func() (*tls.Certificate, error)
 	buffers    bufferPool
 	errorLog   *log.Logger
+	askTLS     *tls.Config   // of hosts whose clients are asked for a certificate
+	mirrors    chan struct{} // as many as are under way
+	asides     sync.WaitGroup
 
 	ctx    context.Context // of every request; ends with Shutdown
 	cancel context.CancelFunc
@@ -37,18 +43,6 @@ type Server struct {
 
 	mu       sync.Mutex
 	tlsPorts map[netip.Addr]uint16 // where ServeTLS listens
-}
-
-// live is the Routes with the connections to their endpoints.
-type live struct {
-	routes *Routes
-	pools  map[poolKey]*http.Transport
-}
-
-// poolKey is an endpoint and its protocol.
-type poolKey struct {
-	addr netip.AddrPort
-	h2c  bool
 }
 
 const (
@@ -67,6 +61,7 @@ func NewServer(cfg Config) *Server {
 		tlsPorts:   map[netip.Addr]uint16{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.mirrors = make(chan struct{}, mirrorsAtOnce)
 	s.errorLog = slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -78,11 +73,19 @@ func NewServer(cfg Config) *Server {
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			GetCertificate: s.certificate,
+			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				if s.live.Load().asks(matchHost(hello.ServerName)) {
+					return s.askTLS, nil
+				}
+				return nil, nil
+			},
 			// Said here, as Serve before ServeTLS would leave net/http's HTTP/2 unset.
 			NextProtos: []string{"h2", "http/1.1"},
 		},
 	}
-	s.live.Store(&live{routes: &Routes{}})
+	s.askTLS = s.http.TLSConfig.Clone()
+	s.askTLS.GetConfigForClient, s.askTLS.ClientAuth = nil, tls.RequestClientCert
+	s.live.Store(&Routes{})
 	return s
 }
 
@@ -92,30 +95,30 @@ func (s *Server) SetRoutes(r *Routes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.live.Load()
-	next := &live{r, map[poolKey]*http.Transport{}}
-	for _, b := range r.backends {
-		for _, addr := range b.endpoints {
-			k := poolKey{addr, b.h2c}
-			if next.pools[k] == nil {
-				if next.pools[k] = old.pools[k]; next.pools[k] == nil {
-					next.pools[k] = s.newPool(k)
-				}
+	s.live.Store(r)
+	for k, e := range old.reached {
+		if r.reached[k] != e {
+			if pool := e.pool.Load(); pool != nil {
+				pool.CloseIdleConnections()
 			}
 		}
 	}
-	s.live.Store(next)
-	for k, pool := range old.pools {
-		if next.pools[k] == nil {
-			pool.CloseIdleConnections()
-		}
+}
+
+// transport returns the connections to an endpoint.
+func (s *Server) transport(e *endpoint) *http.Transport {
+	if t := e.pool.Load(); t != nil {
+		return t
 	}
+	e.pool.CompareAndSwap(nil, s.newPool(e.poolKey))
+	return e.pool.Load()
 }
 
 // newPool makes the connections to one endpoint, none yet.
 func (s *Server) newPool(k poolKey) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+			ctx, cancel := context.WithTimeout(ctx, cmp.Or(k.wire.connect, s.cfg.DialTimeout))
 			defer cancel()
 			c, err := s.cfg.Dial(ctx, network, k.addr.String())
 			if err != nil {
@@ -126,14 +129,57 @@ func (s *Server) newPool(k poolKey) *http.Transport {
 		DisableCompression:    true, // the client's Accept-Encoding is what counts
 		MaxIdleConnsPerHost:   maxIdle,
 		IdleConnTimeout:       endpointIdle,
-		ResponseHeaderTimeout: s.cfg.AnswerTimeout,
+		ResponseHeaderTimeout: cmp.Or(k.wire.answer, s.cfg.AnswerTimeout),
 		ExpectContinueTimeout: time.Second,
+		Protocols:             new(http.Protocols),
 	}
-	if k.h2c {
-		t.Protocols = new(http.Protocols)
+	switch k.wire.protocol {
+	case h2c:
 		t.Protocols.SetUnencryptedHTTP2(true)
+	case h2:
+		t.Protocols.SetHTTP2(true)
+		t.TLSClientConfig = k.wire.tls.config()
+	case https:
+		t.Protocols.SetHTTP1(true)
+		t.TLSClientConfig = k.wire.tls.config()
+	default:
+		t.Protocols.SetHTTP1(true)
 	}
 	return t
+}
+
+// config is what a connection to an endpoint does. An endpoint is an address: its
+// certificate is for the name that proxy-ssl-name says, or for any.
+func (k tlsKey) config() *tls.Config {
+	c := &tls.Config{MinVersion: cmp.Or(k.version, tls.VersionTLS12), InsecureSkipVerify: true}
+	if k.sni {
+		c.ServerName = k.name
+	} else {
+		c.ServerName = "0.0.0.0" // an address is not sent as SNI
+	}
+	if k.pair != nil {
+		c.Certificates = []tls.Certificate{*k.pair.cert}
+	}
+	if k.roots != nil {
+		c.VerifyConnection = func(cs tls.ConnectionState) error {
+			between := x509.NewCertPool()
+			for _, cert := range cs.PeerCertificates[1:] {
+				between.AddCert(cert)
+			}
+			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: k.roots, Intermediates: between, DNSName: k.name})
+			return err
+		}
+	}
+	return c
+}
+
+func (p protocol) encrypted() bool { return p == https || p == h2 }
+
+func (e *endpoint) scheme() string {
+	if e.wire.protocol.encrypted() {
+		return "https"
+	}
+	return "http"
 }
 
 // dialError is that of an endpoint which nothing was sent to.
@@ -144,7 +190,7 @@ func (e *dialError) Unwrap() error { return e.err }
 
 // certificate chooses by SNI.
 func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if e := s.live.Load().routes.certs.find(matchHost(hello.ServerName)); e != nil && e.pair != nil {
+	if e := s.live.Load().certs.find(matchHost(hello.ServerName)); e != nil && e.pair != nil {
 		return e.pair, nil
 	}
 	return s.selfSigned()
@@ -162,7 +208,9 @@ func (s *Server) ServeTLS(l net.Listener) error {
 		s.tlsPorts[ap.Addr().Unmap()] = ap.Port()
 		s.mu.Unlock()
 	}
-	return ended(s.http.ServeTLS(l, "", ""))
+	sn := newSniffer(s, l)
+	defer sn.wg.Wait()
+	return ended(s.http.ServeTLS(sn, "", ""))
 }
 
 func ended(err error) error {
@@ -196,9 +244,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, pool := range s.live.Load().pools {
-		pool.CloseIdleConnections()
+	for _, e := range s.live.Load().reached {
+		if pool := e.pool.Load(); pool != nil {
+			pool.CloseIdleConnections()
+		}
 	}
+	s.asides.Wait()
 	return err
 }
 
