@@ -108,6 +108,8 @@ type LogsRequest struct {
 // TraceRequest asks what would happen to a packet of a pod. Target is an
 // address or a name, with a port where the protocol has them.
 type TraceRequest struct {
+	URL string // of a request to Ingress, instead of the rest
+
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
 	Proto     string `json:"proto"` // "tcp", "udp", "icmp"

@@ -527,7 +527,7 @@ func TestTLSProblems(t *testing.T) {
 	}
 }
 
-func TestExplain(t *testing.T) {
+func TestTrace(t *testing.T) {
 	st := state(t, ingress("i", "shop.example|Prefix|/cart|cart", "shop.example|Exact|/|gone")+"  tls: [{hosts: [shop.example], secretName: s}]\n")
 	withService(st, "cart", netip.MustParseAddrPort("10.244.0.5:8080"))
 	secret(t, st, "s", "shop.example")
@@ -543,12 +543,14 @@ func TestExplain(t *testing.T) {
 			"certificate: of Secret ns/s",
 			`host "shop.example": rules of its own`,
 			`path "/cart/1": Prefix "/cart" of Ingress ns/i, spec.rules[0].http.paths[0]`,
+			`not Exact "/" of Ingress ns/i: the path is another`,
 			"backend Service ns/cart port 80: 1 endpoints in turn: 10.244.0.5:8080",
 		}},
 		{"shop.example", "/cart", false, []string{
 			"request http://shop.example/cart",
 			`host "shop.example": rules of its own`,
 			`path "/cart": Prefix "/cart" of Ingress ns/i, spec.rules[0].http.paths[0]`,
+			`not Exact "/" of Ingress ns/i: the path is another`,
 			`answered 308 by podgate: redirect to https, as the host has TLS (annotation ssl-redirect: "false" turns it off)`,
 		}},
 		{"shop.example", "/", true, []string{
@@ -556,6 +558,7 @@ func TestExplain(t *testing.T) {
 			"certificate: of Secret ns/s",
 			`host "shop.example": rules of its own`,
 			`path "/": Exact "/" of Ingress ns/i, spec.rules[1].http.paths[0]`,
+			`not Prefix "/cart" of Ingress ns/i: the path is not below it`,
 			"backend Service ns/gone port 80: Service ns/gone does not exist",
 			"answered 503 by podgate",
 		}},
@@ -566,7 +569,7 @@ func TestExplain(t *testing.T) {
 			"answered 404 by podgate",
 		}},
 	} {
-		if diff := cmp.Diff(test.want, r.Explain(test.host, test.path, test.tls)); diff != "" {
+		if diff := cmp.Diff(test.want, r.Trace(test.host, test.path, test.tls).Lines); diff != "" {
 			t.Errorf("%s%s (-want +got):\n%s", test.host, test.path, diff)
 		}
 	}

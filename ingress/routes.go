@@ -244,57 +244,6 @@ func (r *Routes) hosts() func(yield func(*host) bool) {
 	}
 }
 
-// Explain says in sentences what happens to a request, by the routing that
-// requests get. The host may have a port, the path is as in a URL.
-func (r *Routes) Explain(hostname, path string, tls bool) []string {
-	scheme := "http"
-	if tls {
-		scheme = "https"
-	}
-	name, clean := matchHost(hostname), cleanPath(path)
-	lines := []string{fmt.Sprintf("request %s://%s%s", scheme, hostname, path)}
-	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	if clean != path {
-		say("path is taken as %s", clean)
-	}
-	if tls {
-		say("certificate: %s", r.certs.describe(name))
-	}
-	h, rt := r.match(name, matchPath(clean))
-	switch {
-	case h == nil:
-		say("host %q: no rule is for it", name)
-	case h.name == "":
-		say("host %q: rules without host", name)
-	case h.name == name:
-		say("host %q: rules of its own", name)
-	default:
-		say("host %q: rules for %q", name, h.name)
-	}
-	if rt == nil {
-		say("path %q: no rule matches and no Ingress has a default backend", clean)
-		say("answered 404 by podgate")
-		return lines
-	}
-	if rt.kind == defaultBackend {
-		say("path %q: no rule matches; default backend of Ingress %s", clean, rt.ingress)
-	} else {
-		say("path %q: %s %q of Ingress %s, %s", clean, rt.kind, rt.path, rt.ingress, rt.field)
-	}
-	if !tls && r.redirects(rt, name) {
-		say("answered 308 by podgate: redirect to https, as the host has TLS (annotation ssl-redirect: \"false\" turns it off)")
-		return lines
-	}
-	b := rt.backend
-	if len(b.endpoints) == 0 {
-		say("backend %s: %s", b, b.why)
-		say("answered 503 by podgate")
-		return lines
-	}
-	say("backend %s: %d endpoints in turn: %s", b, len(b.endpoints), join(b.endpoints, 8))
-	return lines
-}
-
 // redirects reports whether a plain HTTP request for this host is sent to HTTPS.
 func (r *Routes) redirects(rt *route, hostname string) bool {
 	return rt.options.forceSSL || rt.options.sslRedirect && r.encrypts(rt, hostname)
@@ -315,17 +264,4 @@ func (b *backend) String() string {
 		return b.port
 	}
 	return fmt.Sprintf("Service %s port %s", b.service, b.port)
-}
-
-// join lists at most n of the addresses.
-func join(addrs []*endpoint, n int) string {
-	var s []string
-	for i, a := range addrs {
-		if i == n {
-			s = append(s, fmt.Sprintf("and %d more", len(addrs)-n))
-			break
-		}
-		s = append(s, a.String())
-	}
-	return strings.Join(s, ", ")
 }

@@ -38,6 +38,9 @@ type config struct {
 	IngressHTTP   netip.AddrPort
 	IngressHTTPS  netip.AddrPort
 	Trusted       []netip.Prefix // proxies in front of Ingress
+	Metrics       netip.AddrPort // of /metrics
+	AccessLog     string         // file
+	AccessJSON    bool
 	PublishAddr   netip.Addr
 	LowPortOffset int
 	Upstreams     []netip.AddrPort
@@ -105,6 +108,18 @@ var settings = []setting{
 	{"ingress.trusted-proxies", "", "clients of Ingress whose X-Forwarded-* fields are believed and continued: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
 		c.Trusted, err = prefixes(v)
 		return err
+	}},
+	{"ingress.access-log", "", "file that a line for each request of Ingress is appended to; empty: none", func(c *config, v string) error {
+		c.AccessLog = v
+		return nil
+	}},
+	{"ingress.access-log-format", "combined", "of these lines: combined (then upstream and pod) or json", func(c *config, v string) error {
+		format, err := oneOf(v, "combined", "json")
+		c.AccessJSON = format == "json"
+		return err
+	}},
+	{"metrics.listen", "", "where /metrics answers with the numbers of Ingress for Prometheus, such as 127.0.0.1:9090; empty: nowhere", func(c *config, v string) error {
+		return optionalAddrPort(v, &c.Metrics)
 	}},
 	{"egress.mode", "sockets", "way out of the cluster: sockets (dialled again from the gateway's namespace) or none", func(c *config, v string) (err error) {
 		c.Egress, err = oneOf(v, "sockets", "none")

@@ -38,7 +38,7 @@ import (
 //
 // Goroutines, all started by start and waited for by stop: the plane's worker,
 // the compile loop, one for each listener of DNS and ingress (in the cluster and on
-// the host), the control server, the manifest watcher.
+// the host) and of metrics, the control server, the manifest watcher.
 type gateway struct {
 	name    string
 	cfg     config
@@ -53,6 +53,8 @@ type gateway struct {
 	local   *local.Stack
 	dns     *dns.Server
 	front   *ingress.Server
+	access  *accessLog   // nil: none
+	metrics *http.Server // nil: none
 	pods    *pod.Runtime
 	control *control.Server
 
@@ -206,7 +208,18 @@ func (g *gateway) startServers(own addrs) error {
 		g.wg.Go(func() { g.fatal("dns", g.dns.ServeUDP(pc)) })
 		g.wg.Go(func() { g.fatal("dns", g.dns.ServeTCP(ln)) })
 	}
-	g.front = ingress.NewServer(g.ingressConfig(own))
+	front := g.ingressConfig(own)
+	if g.cfg.AccessLog != "" {
+		var err error
+		if g.access, err = openAccessLog(g.cfg.AccessLog, g.cfg.AccessJSON); err != nil {
+			return err
+		}
+		front.AccessLog = g.access.write
+	}
+	g.front = ingress.NewServer(front)
+	if err := g.serveMetrics(); err != nil {
+		return err
+	}
 	for _, l := range []struct {
 		at    netip.AddrPort
 		key   string
@@ -411,7 +424,7 @@ func (g *gateway) compile(st *kube.State) {
 }
 
 func isIngress(l control.Listener) bool {
-	return l.For == "Ingress (HTTP)" || l.For == "Ingress (HTTPS)"
+	return l.For == "Ingress (HTTP)" || l.For == "Ingress (HTTPS)" || l.For == "Metrics"
 }
 
 // enforce waits until the data path has taken everything that the store holds now.
@@ -546,6 +559,9 @@ func (g *gateway) stop() {
 	if g.front != nil {
 		g.front.Shutdown(ctx)
 	}
+	if g.metrics != nil {
+		g.metrics.Close()
+	}
 	if g.pods != nil {
 		g.pods.Close()
 	}
@@ -557,6 +573,9 @@ func (g *gateway) stop() {
 		g.control.Close()
 	}
 	g.wg.Wait()
+	if g.access != nil {
+		g.access.file.Close()
+	}
 	if g.local != nil {
 		g.health.close()
 		g.local.Close()

@@ -120,6 +120,15 @@ func TestShopWorks(t *testing.T) {
 			t.Errorf("web saw %s, want an IPv6 pod address", got)
 		}
 	})
+	t.Run("trace says where a request goes", func(t *testing.T) {
+		s := s.in(t)
+		if out := s.must("podgate trace http://shop.example/x"); !strings.Contains(out, "of Ingress shop/") || !strings.Contains(out, "2 endpoints in turn") {
+			t.Errorf("got %s", out)
+		}
+		if r := s.run("podgate trace http://other.example/"); r.code != 1 || !strings.Contains(r.out, "answered 404 by podgate") {
+			t.Errorf("a host that nobody has: exit code %d, %s", r.code, r.out)
+		}
+	})
 	t.Run("the front door is open to pods", func(t *testing.T) {
 		s := s.in(t)
 		for _, url := range []string{"http://10.244.0.3/x", "http://[fd00:10:244::3]/x", "https://10.244.0.3/x"} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,25 +14,42 @@ import (
 	"github.com/spf13/cobra"
 
 	"podgate/control"
+	"podgate/ingress"
 	"podgate/stack"
 )
 
 func newTraceCmd() *cobra.Command {
 	q := control.TraceRequest{}
 	cmd := &cobra.Command{
-		Use:   "trace [-n NS] POD tcp|udp|sctp|icmp DST[:PORT]",
-		Short: "Say what happens to such a packet, and why",
+		Use:   "trace [-n NS] POD tcp|udp|sctp|icmp DST[:PORT] | URL",
+		Short: "Say what happens to such a packet, or to a request to Ingress, and why",
 		Long: `Say what happens to a packet of a pod, stage by stage, by running the decision
 that real packets get. DST is an address, or a Service's or pod's name. Exits
-with 0 if the packet would be delivered, with 1 if not.`,
+with 0 if the packet would be delivered, with 1 if not.
+
+With a URL of http or https, say which rule of which Ingress a request for it
+matches, why the others do not, and where it goes. Exits with 1 if podgate
+answers it itself.`,
 		Example: `  podgate trace -n shop batch tcp web:80
   podgate trace -n shop batch tcp 10.244.0.9:5432
-  podgate trace -n shop batch icmp 192.0.2.1`,
-		Args: cobra.ExactArgs(3),
+  podgate trace -n shop batch icmp 192.0.2.1
+  podgate trace http://shop.example/cart`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if u, err := url.Parse(args[0]); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+					return fmt.Errorf("trace: %q is not a URL such as http://shop.example/cart", args[0])
+				}
+				return nil
+			}
+			return cobra.ExactArgs(3)(cmd, args)
+		},
 	}
 	cmd.Flags().StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of the pod")
 	out := outputFlag(cmd.Flags(), "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			return traceURL(cmd, args[0], *out == "json")
+		}
 		q.Pod, q.Proto = strings.TrimPrefix(args[0], "pod/"), strings.ToLower(args[1])
 		var err error
 		if q.Target, q.Port, err = splitTarget(q.Proto, args[2]); err != nil {
@@ -52,6 +70,22 @@ with 0 if the packet would be delivered, with 1 if not.`,
 		return err
 	}
 	return cmd
+}
+
+func traceURL(cmd *cobra.Command, target string, asJSON bool) error {
+	res, err := call[ingress.Trace](cmd, "trace", control.TraceRequest{URL: target})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = printJSON(cmd.OutOrStdout(), res)
+	} else {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(res.Lines, "\n"))
+	}
+	if err == nil && res.Status != 0 {
+		return exitCode(1)
+	}
+	return err
 }
 
 func splitTarget(proto, target string) (string, uint16, error) {

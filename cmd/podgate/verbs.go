@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -290,6 +292,16 @@ func (g *gateway) capture(ctx context.Context, q control.CaptureRequest, out io.
 }
 
 func (g *gateway) trace(q control.TraceRequest) (any, error) {
+	if q.URL != "" {
+		u, err := url.Parse(q.URL)
+		if err != nil {
+			return nil, err
+		}
+		g.mu.Lock()
+		routes := g.compiled.routes
+		g.mu.Unlock()
+		return routes.Trace(u.Host, cmp.Or(u.EscapedPath(), "/"), u.Scheme == "https"), nil
+	}
 	st := g.store.State()
 	p, err := findPod(st, q.Namespace, q.Pod)
 	if err != nil {
