@@ -20,20 +20,33 @@ type cacheKey struct {
 type cached struct {
 	msg      *dns.Msg
 	from, to time.Time
+	use      *cachedUse
+}
+
+// cachedUse is what happened to an answer since it came.
+type cachedUse struct {
+	hits  int
+	again bool // it is being asked for again
 }
 
 // cache remembers upstreams' answers for as long as their TTL allows, at most
 // size of them. It is two halves: when the young one is full it becomes the old
 // one and the old one goes; what is asked for moves back to the young.
 type cache struct {
-	size int
-	max  time.Duration
+	size      int
+	max       time.Duration
+	maxDenial time.Duration // of negative answers; 0: max
+	stale     time.Duration // how long an answer is given after its time; 0: not at all
+	prefetch  int           // hits that make an answer be asked for again near its end; 0: never
+	noHits    []string      // zones whose answers are not kept, positive and negative
+	noDenial  []string
 
 	mu         sync.Mutex
 	young, old map[cacheKey]cached
 }
 
-func (c *cache) get(k cacheKey, now time.Time) (*dns.Msg, bool) {
+// get returns an answer, and once whether it is to be asked for again.
+func (c *cache) get(k cacheKey, now time.Time) (m *dns.Msg, again, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.young[k]
@@ -42,19 +55,36 @@ func (c *cache) get(k cacheKey, now time.Time) (*dns.Msg, bool) {
 			c.insert(k, e)
 		}
 	}
-	if !ok || !now.Before(e.to) {
-		return nil, false
+	if !ok || !now.Before(e.to.Add(c.stale)) {
+		return nil, false, false
 	}
-	return aged(e.msg, now.Sub(e.from)), true
+	e.use.hits++
+	stale := !now.Before(e.to)
+	ending := c.prefetch > 0 && e.use.hits >= c.prefetch && e.to.Sub(now) <= e.to.Sub(e.from)/10
+	if (stale || ending) && !e.use.again {
+		e.use.again, again = true, true
+	}
+	return aged(e.msg, now.Sub(e.from)), again, true
 }
 
 // put takes m, whose records have a TTL of at most c.max afterwards.
 func (c *cache) put(k cacheKey, m *dns.Msg, now time.Time) {
 	ttl, ok := lifetime(m)
 	if !ok || c.max < 0 {
+		c.retry(k)
 		return
 	}
 	ttl = min(ttl, c.max)
+	off := c.noHits
+	if m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 {
+		off = c.noDenial
+		if c.maxDenial > 0 {
+			ttl = min(ttl, c.maxDenial)
+		}
+	}
+	if inZones(k.name, off) {
+		return
+	}
 	for _, set := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range set {
 			h := rr.Header()
@@ -66,7 +96,18 @@ func (c *cache) put(k cacheKey, m *dns.Msg, now time.Time) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.insert(k, cached{m, now, now.Add(ttl)})
+	c.insert(k, cached{m, now, now.Add(ttl), &cachedUse{}})
+}
+
+// retry lets the answer to k be asked for again: the last try told nothing.
+func (c *cache) retry(k cacheKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, half := range []map[cacheKey]cached{c.young, c.old} {
+		if e, ok := half[k]; ok {
+			e.use.again = false
+		}
+	}
 }
 
 func (c *cache) insert(k cacheKey, e cached) {

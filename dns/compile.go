@@ -35,6 +35,7 @@ func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
 		domain: cfg.Domain,
 		ttl:    uint32(cfg.TTL / time.Second),
 		pods:   cfg.Pods,
+		kube:   cfg.kube,
 		source: source{
 			services:   st.Services,
 			endpoints:  st.EndpointSlices,
@@ -42,7 +43,7 @@ func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
 			namespaces: st.Namespaces,
 		},
 	}
-	if prev == nil || prev.domain != z.domain || prev.ttl != z.ttl || prev.pods != z.pods {
+	if prev == nil || prev.domain != z.domain || prev.ttl != z.ttl || prev.pods != z.pods || prev.kube != z.kube {
 		prev = &Zone{}
 	}
 	z.compileServices(prev)
@@ -86,7 +87,7 @@ func (z *Zone) compileServices(prev *Zone) {
 			services.remove(key)
 			old.forget(pointers)
 		}
-		if svc := z.source.services[name]; svc != nil {
+		if svc := z.source.services[name]; svc != nil && z.serves(name.Namespace) {
 			compiled := z.compileService(svc, slicesOf.get(name))
 			services.set(key, compiled)
 			for _, p := range compiled.pointers {
@@ -116,7 +117,9 @@ func (z *Zone) compileNamespaces(prev *Zone) {
 	}
 	z.namespaces = make(map[string]struct{}, len(z.source.namespaces))
 	for name := range z.source.namespaces {
-		z.namespaces[name] = struct{}{}
+		if z.serves(name) {
+			z.namespaces[name] = struct{}{}
+		}
 	}
 }
 
@@ -175,6 +178,11 @@ func (z *Zone) compileStatic(serial uint32, cfg Config) {
 	}
 }
 
+// serves says whether a namespace is one of those to be served.
+func (z *Zone) serves(namespace string) bool {
+	return z.kube.namespaces == "" || slices.Contains(strings.Fields(z.kube.namespaces), namespace)
+}
+
 // compileService makes the nodes of one Service.
 func (z *Zone) compileService(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice) *service {
 	b := &serviceBuilder{
@@ -194,8 +202,14 @@ func (z *Zone) compileService(svc *corev1.Service, endpoints []*discoveryv1.Endp
 		return b.out
 	}
 	byName := func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) }
+	if z.kube.noEndpoints {
+		endpoints = nil
+	}
 	b.endpoints(slices.SortedFunc(slices.Values(endpoints), byName), svc.Spec.PublishNotReadyAddresses)
 	if vips := clusterIPs(svc); len(vips) > 0 {
+		if z.kube.ignoreEmpty && len(b.eps) == 0 {
+			return b.out
+		}
 		b.clusterIP(vips, svc.Spec.Ports)
 	} else {
 		b.headless()
@@ -291,6 +305,9 @@ func (b *serviceBuilder) endpoints(all []*discoveryv1.EndpointSlice, notReady bo
 					continue
 				}
 				host := strings.ToLower(deref(e.Hostname))
+				if host == "" && b.zone.kube.podNames && e.TargetRef != nil {
+					host = strings.ToLower(e.TargetRef.Name)
+				}
 				if host == "" {
 					host = dash(addr)
 				}

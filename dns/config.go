@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -27,7 +28,11 @@ type Config struct {
 	// Exchange sends one query to one upstream over "udp" or "tcp" and returns
 	// its answer. Nil dials from the gateway's own namespace.
 	Exchange func(ctx context.Context, network, server string, m *dns.Msg) (*dns.Msg, error)
-	Log      *slog.Logger
+	// UpstreamCAs are who may vouch for upstreams over TLS. Nil: the system's.
+	UpstreamCAs *x509.CertPool
+	Log         *slog.Logger
+
+	kube kubeOptions // of the Corefile
 }
 
 // PodMode says which names under pod.<domain> have addresses.

@@ -85,7 +85,7 @@ func (r *Responder) Answer(out, wire []byte) int { return r.answer(out, wire, tr
 
 func (r *Responder) answer(out, wire []byte, udp bool) int {
 	z := r.s.zone.Load()
-	if z == nil {
+	if z == nil || r.s.rules.Load().slow {
 		return 0
 	}
 	q, ok := r.parse(wire, udp, r.s.cfg.MaxUDP)

@@ -1,10 +1,12 @@
 package dns
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/netip"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -18,25 +20,45 @@ import (
 //
 // A name that is not the cluster's is answered from the cache, else by one
 // exchange that all equal queries of the moment share. The upstreams are asked
-// in the order of the configuration, beginning with the one that answered last:
-// over UDP, and over TCP when that answer is truncated. An answer counts if its
+// in the order of the policy, without one in the order of the configuration,
+// beginning with the one that answered last. One that failed too often in a row
+// comes last until a probe of it is answered. They are asked over UDP, and over TCP when that answer is truncated. An answer counts if its
 // id and question are those of the query; SERVFAIL, REFUSED and NOTIMP send the
 // query on to the next upstream and are passed on only if nobody knows better.
 // Each query leaves from a socket of its own with a random id (RFC 5452).
 
 // forwarder asks upstreams.
 type forwarder struct {
-	cfg    Config
-	now    func() time.Time
-	cache  cache
-	warned sync.Once
+	cfg        Config
+	upstreams  []*upstreamState
+	policy     string // "": the one that answered last
+	maxFails   int    // in a row, until an upstream is down; 0: never
+	check      time.Duration
+	tcp        bool
+	slots      chan struct{}     // bounds the queries that wait; nil: the server's bound alone
+	background func(func()) bool // runs what Shutdown waits for
+	ctx        context.Context   // of probes
+	now        func() time.Time
+	cache      cache
+	warned     sync.Once
 
 	preferred atomic.Uint32 // index of the upstream that answered last
+	turn      atomic.Uint32 // of round_robin
 
-	exchanges, failures, hits, joined atomic.Uint64
+	*counters
 
 	mu     sync.Mutex
 	flight map[cacheKey]*exchange
+}
+
+// counters are those of all forwarders of a server.
+type counters struct{ exchanges, failures, hits, joined, stale atomic.Uint64 }
+
+// upstreamState is an upstream and how it is.
+type upstreamState struct {
+	Upstream
+	fails   atomic.Int32 // in a row
+	probing atomic.Bool
 }
 
 // exchange is one query on its way to the upstreams; msg is set when done closes.
@@ -53,12 +75,18 @@ const (
 
 var errNoUpstream = errors.New("no upstream DNS server is configured")
 
-func newForwarder(cfg Config) *forwarder {
+func newForwarder(cfg Config, upstreams []Upstream) *forwarder {
 	f := &forwarder{
-		cfg:    cfg,
-		now:    time.Now,
-		cache:  cache{size: cfg.CacheSize, max: cfg.CacheTTL},
-		flight: map[cacheKey]*exchange{},
+		cfg:      cfg,
+		maxFails: 2,
+		check:    500 * time.Millisecond,
+		now:      time.Now,
+		counters: &counters{},
+		cache:    cache{size: cfg.CacheSize, max: cfg.CacheTTL},
+		flight:   map[cacheKey]*exchange{},
+	}
+	for _, u := range upstreams {
+		f.upstreams = append(f.upstreams, &upstreamState{Upstream: u})
 	}
 	if f.cfg.Exchange == nil {
 		f.cfg.Exchange = exchangeBySocket
@@ -73,20 +101,37 @@ func exchangeBySocket(ctx context.Context, network, server string, m *dns.Msg) (
 	return answer, err
 }
 
-// cached returns an answer that is known already; the caller may change it.
-func (f *forwarder) cached(name string, k cacheKey) *dns.Msg {
-	m, ok := f.cache.get(k, f.now())
+// send asks one upstream.
+func (f *forwarder) send(ctx context.Context, u *upstreamState, network string, q *dns.Msg) (*dns.Msg, error) {
+	if !u.TLS {
+		return f.cfg.Exchange(ctx, network, u.Addr.String(), q)
+	}
+	c := dns.Client{Net: "tcp-tls", TLSConfig: &tls.Config{ServerName: u.ServerName, RootCAs: f.cfg.UpstreamCAs, MinVersion: tls.VersionTLS12}}
+	if u.ServerName == "" {
+		c.TLSConfig.ServerName = u.Addr.Addr().String()
+	}
+	m, _, err := c.ExchangeContext(ctx, q, u.Addr.String())
+	return m, err
+}
+
+// cached returns an answer that is known already; the caller may change it. One
+// that is stale or about to be, and asked for often, is asked for again meanwhile.
+func (f *forwarder) cached(ctx context.Context, name string, k cacheKey) *dns.Msg {
+	m, again, ok := f.cache.get(k, f.now())
 	if !ok {
 		return nil
 	}
 	f.hits.Add(1)
+	if again && f.background != nil {
+		f.background(func() { f.join(ctx, k) })
+	}
 	respell(m, name)
 	return m
 }
 
 // resolve returns an upstream's answer; the caller may change it.
 func (f *forwarder) resolve(ctx context.Context, name string, k cacheKey) (*dns.Msg, error) {
-	if len(f.cfg.Upstreams) == 0 {
+	if len(f.upstreams) == 0 {
 		f.warned.Do(func() {
 			f.cfg.Log.Warn("names outside of the cluster cannot be resolved", "why", errNoUpstream, "first", name)
 		})
@@ -124,6 +169,7 @@ func (f *forwarder) join(ctx context.Context, k cacheKey) (*dns.Msg, error) {
 		f.cache.put(k, x.msg, f.now())
 	} else {
 		f.failures.Add(1)
+		f.cache.retry(k)
 	}
 	f.mu.Lock()
 	delete(f.flight, k)
@@ -136,18 +182,21 @@ func (f *forwarder) join(ctx context.Context, k cacheKey) (*dns.Msg, error) {
 func (f *forwarder) exchange(ctx context.Context, k cacheKey) (best *dns.Msg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeBudget)
 	defer cancel()
-	n := len(f.cfg.Upstreams)
-	first := int(f.preferred.Load())
+	n := len(f.upstreams)
+	order := f.order()
 	for i := range max(2, n) {
-		at := (first + i) % n
-		m, askErr := f.ask(ctx, f.cfg.Upstreams[at], k)
+		at := order[i%n]
+		u := f.upstreams[at]
+		m, askErr := f.ask(ctx, u, k)
 		if askErr != nil {
 			err = askErr
+			f.failed(u, err)
 			if ctx.Err() != nil {
 				break
 			}
 			continue
 		}
+		u.fails.Store(0)
 		switch m.Rcode {
 		case dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeNotImplemented:
 			best = m
@@ -165,9 +214,55 @@ func (f *forwarder) exchange(ctx context.Context, k cacheKey) (best *dns.Msg, er
 	return nil, err
 }
 
+// order is the order in which the upstreams are asked: those that are down last.
+func (f *forwarder) order() []int {
+	n := len(f.upstreams)
+	order := make([]int, n)
+	first := 0
+	switch f.policy {
+	case "":
+		first = int(f.preferred.Load())
+	case "round_robin":
+		first = int(f.turn.Add(1)-1) % n
+	}
+	for i := range order {
+		order[i] = (first + i) % n
+	}
+	if f.policy == "random" {
+		rand.Shuffle(n, func(i, j int) { order[i], order[j] = order[j], order[i] })
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(f.downs(a), f.downs(b))
+	})
+	return order
+}
+
+// downs is 1 for an upstream that is down, else 0.
+func (f *forwarder) downs(i int) int {
+	if f.maxFails > 0 && int(f.upstreams[i].fails.Load()) >= f.maxFails {
+		return 1
+	}
+	return 0
+}
+
+// failed notes that an upstream did not answer; if that is once too often it is
+// named, and probed until it does.
+func (f *forwarder) failed(u *upstreamState, err error) {
+	if int(u.fails.Add(1)) != f.maxFails || !u.probing.CompareAndSwap(false, true) {
+		return
+	}
+	f.cfg.Log.Warn("upstream DNS server does not answer", "upstream", u.String(), "why", err)
+	if f.background == nil || !f.background(func() { f.probe(f.ctx, u) }) {
+		u.probing.Store(false)
+	}
+}
+
 // ask sends one query to one upstream, over TCP if UDP is too short for the answer.
-func (f *forwarder) ask(ctx context.Context, upstream netip.AddrPort, k cacheKey) (*dns.Msg, error) {
+func (f *forwarder) ask(ctx context.Context, upstream *upstreamState, k cacheKey) (*dns.Msg, error) {
 	for _, network := range []string{"udp", "tcp"} {
+		if network == "udp" && (f.tcp || upstream.TLS) {
+			continue
+		}
 		m, err := f.attempt(ctx, network, upstream, k, true)
 		if err == nil && m.Rcode == dns.RcodeFormatError { // it does not know EDNS (RFC 6891, section 7)
 			m, err = f.attempt(ctx, network, upstream, k, false)
@@ -182,7 +277,7 @@ func (f *forwarder) ask(ctx context.Context, upstream netip.AddrPort, k cacheKey
 	panic("unreachable")
 }
 
-func (f *forwarder) attempt(ctx context.Context, network string, upstream netip.AddrPort, k cacheKey, edns bool) (*dns.Msg, error) {
+func (f *forwarder) attempt(ctx context.Context, network string, upstream *upstreamState, k cacheKey, edns bool) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
 	defer cancel()
 	q := &dns.Msg{
@@ -194,7 +289,7 @@ func (f *forwarder) attempt(ctx context.Context, network string, upstream netip.
 	}
 	id := q.Id
 	f.exchanges.Add(1)
-	m, err := f.cfg.Exchange(ctx, network, upstream.String(), q)
+	m, err := f.send(ctx, upstream, network, q)
 	if err != nil {
 		return nil, err
 	}

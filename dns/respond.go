@@ -33,6 +33,8 @@ type query struct {
 	*dns.Msg
 	opt *dns.OPT // nil: no EDNS
 	udp bool
+
+	rewritten string // the name that was asked for instead; "": the question's
 }
 
 // respond answers the query in wire, which it borrows, either at once, in a
@@ -68,9 +70,32 @@ func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func(
 		s.refused.Add(1)
 		return s.pack(q, s.reply(q, dns.RcodeRefused), out), nil
 	}
-	a := z.answer(question.Name, question.Qtype)
+	r := s.rules.Load()
+	b := r.match(strings.ToLower(question.Name))
+	if b == nil {
+		s.refused.Add(1)
+		return s.pack(q, s.reply(q, dns.RcodeRefused), out), nil
+	}
+	name := question.Name
+	if len(b.rewrites) > 0 {
+		if name = b.rewritten(name); name != question.Name {
+			q.rewritten = name
+		}
+	}
+	if b.log {
+		s.cfg.Log.Info("query", "name", question.Name, "type", dns.TypeToString[question.Qtype], "id", q.Id)
+	}
+	a := b.lookup(z, name, question.Qtype)
 	if a.chase != "" {
-		return s.respondForwarded(q, a, out)
+		var f *forwarder
+		lower := strings.ToLower(a.chase)
+		if to := r.match(lower); to != nil {
+			f = to.route(lower)
+		}
+		if f == nil {
+			return s.pack(q, s.fail(q, a, errNoUpstream), out), nil
+		}
+		return s.respondForwarded(f, q, a, out)
 	}
 	s.local.Add(1)
 	m := s.reply(q, a.rcode)
@@ -85,24 +110,28 @@ func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func(
 
 // respondForwarded answers what only an upstream knows to the end: at once from
 // the cache, else later.
-func (s *Server) respondForwarded(q query, a answer, out []byte) ([]byte, func() []byte) {
+func (s *Server) respondForwarded(f *forwarder, q query, a answer, out []byte) ([]byte, func() []byte) {
 	k := cacheKey{
 		name:     strings.ToLower(a.chase),
 		qtype:    q.Question[0].Qtype,
 		dnssec:   q.opt != nil && q.opt.Do(),
 		unproven: q.CheckingDisabled,
 	}
-	if up := s.forward.cached(a.chase, k); up != nil {
+	if up := f.cached(s.ctx, a.chase, k); up != nil {
 		return s.pack(q, s.complete(q, a, up), out), nil
 	}
+	slots := s.slots
+	if f.slots != nil {
+		slots = f.slots
+	}
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
 		return s.pack(q, s.fail(q, a, errTooMany), out), nil
 	}
 	return nil, func() []byte {
-		defer func() { <-s.slots }()
-		up, err := s.forward.resolve(s.ctx, a.chase, k)
+		defer func() { <-slots }()
+		up, err := f.resolve(s.ctx, a.chase, k)
 		if err != nil {
 			return s.pack(q, s.fail(q, a, err), nil)
 		}
@@ -158,6 +187,11 @@ func (s *Server) reply(q query, rcode int) *dns.Msg {
 // pack writes an answer as long as the client can take, into out if that is
 // large enough.
 func (s *Server) pack(q query, m *dns.Msg, out []byte) []byte {
+	for i, rr := range m.Answer {
+		if q.rewritten != "" && strings.EqualFold(rr.Header().Name, q.rewritten) {
+			m.Answer[i] = owned(rr, q.Question[0].Name)
+		}
+	}
 	limit := maxTCP
 	if q.udp {
 		limit = dns.MinMsgSize

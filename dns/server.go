@@ -14,6 +14,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -24,7 +25,8 @@ import (
 type Server struct {
 	cfg     Config
 	zone    atomic.Pointer[Zone]
-	forward *forwarder
+	forward *forwarder // where the Config leads
+	rules   atomic.Pointer[rules]
 
 	ctx    context.Context // of queries that wait; ends with Shutdown
 	cancel context.CancelFunc
@@ -51,13 +53,22 @@ func NewServer(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	s := &Server{
 		cfg:     cfg,
-		forward: newForwarder(cfg),
+		forward: newForwarder(cfg, plainUpstreams(cfg.Upstreams)),
 		conns:   make(chan struct{}, maxConns),
 		slots:   make(chan struct{}, maxWaiting),
 		open:    map[io.Closer]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.forward.ctx, s.forward.background = s.ctx, s.wait
+	s.SetCorefile(nil)
 	return s
+}
+
+func plainUpstreams(at []netip.AddrPort) (ups []Upstream) {
+	for _, a := range at {
+		ups = append(ups, Upstream{Addr: a})
+	}
+	return ups
 }
 
 // SetZone replaces the Zone; queries that are being answered keep theirs.

@@ -489,7 +489,7 @@ func TestCacheIsBounded(t *testing.T) {
 	c.put(hot, m, now)
 	for i := range 1000 {
 		c.put(cacheKey{name: fmt.Sprintf("n%d.", i), qtype: dns.TypeA}, m, now)
-		if _, ok := c.get(hot, now); !ok {
+		if _, _, ok := c.get(hot, now); !ok {
 			t.Fatalf("an answer in use was dropped after %d others", i)
 		}
 		if n := len(c.young) + len(c.old); n > c.size {

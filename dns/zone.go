@@ -41,6 +41,7 @@ type Zone struct {
 	podAddrs   map[podAddr]struct{} // filled for Verified only
 	reverse    []reverseZone
 
+	kube   kubeOptions
 	source // of compile.go: what it was made from
 }
 

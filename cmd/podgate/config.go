@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/viper"
 	"sigs.k8s.io/yaml"
 
+	"podgate/dns"
 	"podgate/kube"
 )
 
@@ -44,6 +45,9 @@ type config struct {
 	PublishAddr   netip.Addr
 	LowPortOffset int
 	Upstreams     []netip.AddrPort
+	DNSPods       dns.PodMode
+	DNSCache      time.Duration // negative: none
+	Corefile      string
 	DNSTTL        uint32
 	MaxFlows      int
 	LogLevel      string
@@ -147,6 +151,23 @@ var settings = []setting{
 		n, err := between(v, 0, 3600)
 		c.DNSTTL = uint32(n)
 		return err
+	}},
+	{"dns.pods", "insecure", "which names such as 10-244-0-7.shop.pod.cluster.local have addresses: insecure (all), verified (those of pods that are in that namespace), disabled", func(c *config, v string) error {
+		modes := map[string]dns.PodMode{"insecure": dns.Insecure, "verified": dns.Verified, "disabled": dns.Disabled}
+		v, err := oneOf(v, "insecure", "verified", "disabled")
+		c.DNSPods = modes[v]
+		return err
+	}},
+	{"dns.cache", 30, "how long, in seconds, answers of other servers are remembered at most; 0: not at all", func(c *config, v string) error {
+		n, err := between(v, 0, 86400)
+		if c.DNSCache = time.Duration(n) * time.Second; n == 0 {
+			c.DNSCache = -1
+		}
+		return err
+	}},
+	{"dns.corefile", "", "a Corefile that says what DNS does, instead of the other dns keys; read again when it changes. Empty: key Corefile of the ConfigMap kube-system/coredns, if there is one", func(c *config, v string) error {
+		c.Corefile = v
+		return nil
 	}},
 	{"flows.max", 262144, "conversations remembered at once", func(c *config, v string) (err error) {
 		c.MaxFlows, err = between(v, 16, 1<<24)

@@ -61,6 +61,8 @@ type gateway struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	corefile corefileSource // of the compile loop
+
 	health *healthChecks
 	said   map[string]bool // of published ports, at the last compile; the compile loop's
 
@@ -79,6 +81,7 @@ type tables struct {
 	services *nat.Table
 	policies *policy.Table
 	zone     *dns.Zone
+	corefile *dns.Corefile
 	routes   *ingress.Routes
 	problems []kube.Problem
 }
@@ -274,7 +277,7 @@ func cause(err error) error {
 func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 	return dns.Config{
 		Domain: g.cfg.Kube.ClusterDomain, PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs,
-		TTL: time.Duration(g.cfg.DNSTTL) * time.Second, Upstreams: upstreams, Log: g.log,
+		TTL: time.Duration(g.cfg.DNSTTL) * time.Second, Pods: g.cfg.DNSPods, CacheTTL: g.cfg.DNSCache, Upstreams: upstreams, Log: g.log,
 	}
 }
 
@@ -374,12 +377,19 @@ func (g *gateway) detach(name kube.Name) {
 func (g *gateway) compileLoop(ctx context.Context) {
 	tick, cancel := g.store.Subscribe()
 	defer cancel()
+	var reread <-chan time.Time
+	if g.cfg.Corefile != "" {
+		t := time.NewTicker(corefileEvery)
+		defer t.Stop()
+		reread = t.C
+	}
 	for {
 		g.compile(g.store.State())
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick:
+		case <-reread:
 		}
 	}
 }
@@ -390,7 +400,7 @@ func (g *gateway) compile(st *kube.State) {
 	g.mu.Lock()
 	prev := g.compiled
 	g.mu.Unlock()
-	if prev.state == st {
+	if prev.state == st && !g.corefile.changed(g.cfg.Corefile) {
 		return
 	}
 	own := ownAddrs(g.cfg.Kube.PodCIDRs)
@@ -401,11 +411,16 @@ func (g *gateway) compile(st *kube.State) {
 	})
 	next.policies, problems[1] = policy.Compile(prev.policies, st, policy.Config{NodeAddrs: own.node})
 	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
-	next.zone = dns.Compile(prev.zone, st, g.dnsConfig(nil))
+	corefile, corefileProblems := g.corefile.read(g.cfg.Corefile, g.cfg.Kube.ClusterDomain, st)
+	next.zone = dns.Compile(prev.zone, st, corefile.Options(g.dnsConfig(nil)))
+	if corefile != prev.corefile {
+		g.dns.SetCorefile(corefile)
+	}
+	next.corefile = corefile
 	g.dns.SetZone(next.zone)
 	next.routes, problems[2] = ingress.Compile(prev.routes, st, g.ingressConfig(own))
 	g.front.SetRoutes(next.routes)
-	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2])
+	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2], corefileProblems)
 	published := g.publish(next.services)
 	g.health.serve(next.services.HealthChecks())
 	g.local.SetHostPorts(hostPorts(next.services))

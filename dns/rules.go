@@ -1,0 +1,138 @@
+package dns
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// rules are a Corefile in force: what happens to a name beside the zone.
+type rules struct {
+	blocks []ruleZone // the longest zone first
+	slow   bool       // something is to be done to names of the cluster before the zone is asked
+}
+
+// ruleZone is one zone of a server block.
+type ruleZone struct {
+	zone string
+	*ruleBlock
+}
+
+// ruleBlock is a server block at work.
+type ruleBlock struct {
+	block
+	routes []route // the longest FROM first
+}
+
+// route leads the names of a zone to upstreams.
+type route struct {
+	from   string
+	except []string
+	to     *forwarder
+}
+
+// SetCorefile replaces what the server does beside the zone; nil is what the
+// Config says. Names that it forwards are cached anew.
+func (s *Server) SetCorefile(c *Corefile) {
+	if c == nil {
+		all := &ruleBlock{block: block{kube: true}, routes: []route{{from: ".", to: s.forward}}}
+		s.rules.Store(&rules{blocks: []ruleZone{{".", all}}})
+		return
+	}
+	r := &rules{}
+	for _, b := range c.blocks {
+		rb := &ruleBlock{block: b}
+		for _, rule := range b.forwards {
+			rb.routes = append(rb.routes, route{rule.from, rule.except, s.forwarderOf(rule, b.cache)})
+		}
+		slices.SortStableFunc(rb.routes, func(a, b route) int { return cmp.Compare(len(b.from), len(a.from)) })
+		for _, z := range b.zones {
+			r.blocks = append(r.blocks, ruleZone{z, rb})
+		}
+	}
+	slices.SortStableFunc(r.blocks, func(a, b ruleZone) int { return cmp.Compare(len(b.zone), len(a.zone)) })
+	first := r.match(s.cfg.Domain)
+	r.slow = first == nil || !first.kube || first.hosts != nil || len(first.rewrites) > 0 || first.log || inZones(s.cfg.Domain, first.fall) ||
+		slices.ContainsFunc(r.blocks, func(z ruleZone) bool { return z.zone != s.cfg.Domain && inZone(z.zone, s.cfg.Domain) })
+	s.rules.Store(r)
+}
+
+// forwarderOf makes the forwarder of a directive, with the block's cache.
+func (s *Server) forwarderOf(rule forwardRule, cache cacheRule) *forwarder {
+	cfg := s.cfg
+	cfg.CacheTTL, cfg.CacheSize = -1, 1
+	if cache.on {
+		cfg.CacheTTL, cfg.CacheSize = cache.success, cache.size
+	}
+	f := newForwarder(cfg, rule.upstreams)
+	f.ctx, f.background, f.counters = s.ctx, s.wait, s.forward.counters
+	f.policy, f.maxFails, f.check, f.tcp = rule.policy, rule.maxFails, rule.check, rule.tcp
+	f.cache.maxDenial, f.cache.stale, f.cache.prefetch = cache.denial, cache.stale, cache.prefetch
+	f.cache.noHits, f.cache.noDenial = cache.noHits, cache.noDenial
+	if rule.max > 0 {
+		f.slots = make(chan struct{}, rule.max)
+	}
+	return f
+}
+
+// match returns the block that a lower-case name belongs to, nil if none.
+func (r *rules) match(name string) *ruleBlock {
+	for i := range r.blocks {
+		if inZone(name, r.blocks[i].zone) {
+			return r.blocks[i].ruleBlock
+		}
+	}
+	return nil
+}
+
+// route returns who resolves a lower-case name, nil if nobody does.
+func (b *ruleBlock) route(name string) *forwarder {
+	for i := range b.routes {
+		if inZone(name, b.routes[i].from) && !inZones(name, b.routes[i].except) {
+			return b.routes[i].to
+		}
+	}
+	return nil
+}
+
+// lookup says what is known about a name without asking an upstream.
+func (b *ruleBlock) lookup(z *Zone, name string, qtype uint16) answer {
+	if b.hosts != nil {
+		if records, known := b.hosts.answer(name, qtype); known {
+			return answer{records: records}
+		}
+	}
+	if !b.kube {
+		return answer{chase: name}
+	}
+	a := z.answer(name, qtype)
+	if a.rcode == dns.RcodeNameError && len(a.records) == 0 && inZones(strings.ToLower(name), b.fall) && b.route(strings.ToLower(name)) != nil {
+		return answer{chase: name}
+	}
+	return a
+}
+
+// probe asks an upstream that is down until it answers anything.
+func (f *forwarder) probe(ctx context.Context, u *upstreamState) {
+	defer u.probing.Store(false)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(f.check):
+		}
+		ask, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
+		q := &dns.Msg{MsgHdr: dns.MsgHdr{Id: dns.Id(), RecursionDesired: true}, Question: []dns.Question{{Name: ".", Qtype: dns.TypeNS, Qclass: dns.ClassINET}}}
+		m, err := f.send(ask, u, "udp", q)
+		cancel()
+		if err == nil && m != nil {
+			u.fails.Store(0)
+			f.cfg.Log.Info("upstream DNS server answers again", "upstream", u.String())
+			return
+		}
+	}
+}
