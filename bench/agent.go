@@ -36,6 +36,8 @@ var roles = map[string]func(args []string) error{
 	"agent-serve": serve,
 	"agent-load":  load,
 	"gateway":     gateway,
+
+	"services-gateway": servicesGateway,
 }
 
 // order is what an agent is told to do.
@@ -222,6 +224,8 @@ func load(args []string) error {
 		return roundTrips(o)
 	case "connect":
 		return connects(o)
+	case "service":
+		return handshakes(o)
 	case "datagram":
 		return datagrams(o)
 	}
@@ -301,6 +305,30 @@ func connects(o order) error {
 		unix.Close(fd)
 	}
 	return report1(sample{Count: n, Seconds: time.Since(start).Seconds()})
+}
+
+// handshakes opens and closes connections one after another and reports how
+// long each took to open.
+func handshakes(o order) error {
+	took := make([]uint32, 0, 1<<20) // nanoseconds
+	begin := time.Now().Add(o.warm)
+	end := begin.Add(o.window)
+	for now := time.Now(); now.Before(end) && len(took) < cap(took); now = time.Now() {
+		fd, err := dial(o.addr)
+		if err != nil {
+			return err
+		}
+		if now.After(begin) {
+			took = append(took, uint32(time.Since(now)))
+		}
+		unix.Close(fd)
+	}
+	if len(took) == 0 {
+		return errors.New("no connection within the window")
+	}
+	slices.Sort(took)
+	at := func(p int) float64 { return float64(took[len(took)*p/100]) / 1e3 }
+	return report1(sample{Count: uint64(len(took)), Seconds: o.window.Seconds(), P50: at(50), P99: at(99)})
 }
 
 // datagramSize is the payload of the UDP flood in bytes.

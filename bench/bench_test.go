@@ -163,7 +163,7 @@ func TestTableShowsRatiosAndWhatIsMissing(t *testing.T) {
 
 func TestFilesAreWritten(t *testing.T) {
 	dir := t.TempDir()
-	if err := write(dir+"/new", sampleReport()); err != nil {
+	if err := write(dir+"/new", "datapath", sampleReport()); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(dir + "/new/datapath.svg")

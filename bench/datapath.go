@@ -53,7 +53,7 @@ var metrics = []metric{
 // datapath measures pod to pod and pod to Service against the kernel. The
 // rounds go through all systems in turn, so that the noise of the machine falls
 // on all alike; medians are reported.
-func datapath(o options) (*report, error) {
+func datapath(o options) (result, error) {
 	r := new(rig)
 	defer r.close()
 	for _, mtu := range []int{1500, 65520} {

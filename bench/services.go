@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"podgate/stack/link/ns"
+)
+
+// services measures what many Services cost: opening connections to the first,
+// the middle and the last of them, changing an endpoint of one, and loading all;
+// beside the kernel with the rules that kube-proxy writes.
+//
+// Each Service has three endpoints, which are three addresses of one server.
+// A change replaces one endpoint of the middle Service and is over when the
+// kernel's tool returns, or when the plane enforces it.
+
+const (
+	servicePort    = 5003
+	endpointsEach  = 3
+	kernelChanges  = 5
+	podgateChanges = 200
+)
+
+// kernelLoad is the longest that a load of rules may take; longer ones are
+// given up, and said so.
+func kernelLoad(o options) time.Duration {
+	if o.quick {
+		return 15 * time.Second
+	}
+	return time.Minute
+}
+
+// serviceVIP is the ClusterIP of Service i.
+func serviceVIP(i int) netip.Addr {
+	i += 256
+	return netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})
+}
+
+// serviceRow is one system with so many Services.
+type serviceRow struct {
+	System   string           `json:"system"`
+	Services int              `json:"services"`
+	Load     float64          `json:"loadSeconds"`
+	MemoryMB float64          `json:"peakMiB,omitempty"` // of podgate's process
+	Change   latency          `json:"change"`            // milliseconds
+	Connect  []serviceLatency `json:"connect"`           // to the first, the middle and the last
+}
+
+// latency is a distribution.
+type latency struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+}
+
+// serviceLatency is how a client fared with one Service.
+type serviceLatency struct {
+	latency         // microseconds that connect took
+	PerSec  float64 `json:"connectionsPerSecond"`
+}
+
+func serviceSizes(o options) []int {
+	if o.quick {
+		return []int{1, 1000, 10000}
+	}
+	return []int{1, 1000, 10000, 30000}
+}
+
+func services(o options) (result, error) {
+	rep := &servicesReport{report: newReport("services", o.plan(), nil)}
+	note := newProgress(os.Stderr)
+	defer note.end()
+	for _, n := range serviceSizes(o) {
+		for _, sys := range serviceSystems {
+			what := fmt.Sprintf("%s, %d Services", sys.name, n)
+			if o.only != nil && !o.only.MatchString(what) {
+				continue
+			}
+			note.doing(what)
+			row, err := sys.run(n, o)
+			if err != nil {
+				rep.Missing = append(rep.Missing, absence{what, err.Error()})
+				note.failed(fmt.Sprintf("%s: %v", what, err))
+				continue
+			}
+			row.System, row.Services = sys.name, n
+			rep.Rows = append(rep.Rows, row)
+			note.done(fmt.Sprintf("%s: loaded in %.2f s, connect to the last %.0f us", what, row.Load, row.Connect[2].P50))
+		}
+	}
+	return rep, nil
+}
+
+// serviceSystems are who is compared.
+var serviceSystems = []struct {
+	name string
+	run  func(n int, o options) (serviceRow, error)
+}{
+	{"podgate", podgateServices},
+	{iptablesServices.name, iptablesServices.run},
+	{nftServices.name, nftServices.run},
+}
+
+func podgateServices(n int, o options) (row serviceRow, err error) {
+	r := new(rig)
+	defer r.close()
+	client, server, err := r.hosts()
+	if err != nil {
+		return row, err
+	}
+	kind := "TAP"
+	g := servicesSpec{N: n}
+	var files []*os.File
+	for i, host := range []*ns.NS{client, server} {
+		fd, err := r.eth0(host, kind, 1500)
+		if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) {
+			kind = "veth"
+			fd, err = r.eth0(host, kind, 1500)
+		}
+		if err != nil {
+			return row, err
+		}
+		f := os.NewFile(uintptr(fd), kind)
+		defer f.Close()
+		files = append(files, f)
+		pod := podSpec{Kind: kind, Name: host.Name, Addr: netip.AddrFrom4([4]byte{10, 244, 0, byte(4 + i)}), MTU: 1500}
+		err = errors.Join(host.MAC("eth0", pod.mac()), host.Addr("eth0", netip.PrefixFrom(pod.Addr, 16)), host.Route(everything, gatewayAddr))
+		if err != nil {
+			return row, err
+		}
+		g.Pods = append(g.Pods, pod)
+	}
+	if err := server.Addr("eth0", netip.MustParsePrefix("10.244.0.6/16"), netip.MustParsePrefix("10.244.0.7/16")); err != nil {
+		return row, err
+	}
+	spec, err := json.Marshal(g)
+	if err != nil {
+		return row, err
+	}
+	cmd := exec.Command("/proc/self/exe", "services-gateway", string(spec))
+	cmd.ExtraFiles, cmd.Stderr = files, os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return row, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return row, err
+	}
+	if err := cmd.Start(); err != nil {
+		return row, err
+	}
+	defer cmd.Wait()
+	defer in.Close() // is how it learns to end
+	lines := json.NewDecoder(out)
+	if err := lines.Decode(&row); err != nil {
+		return row, fmt.Errorf("the gateway did not load: %w", err)
+	}
+	if row.Connect, err = connectServices(client, server, n, o.plan()); err != nil {
+		return row, err
+	}
+	fmt.Fprintln(in, "change")
+	return row, lines.Decode(&row.Change)
+}
+
+// kernelServices is the kernel with one tool's rules.
+type kernelServices struct {
+	name   string
+	tool   []string
+	pkg    string
+	all    func(n int) string
+	change func(i int, endpoint int) string
+	noted  []string // the tool's arguments for a change
+}
+
+func (k *kernelServices) run(n int, o options) (row serviceRow, err error) {
+	path, err := exec.LookPath(k.tool[0])
+	if err != nil {
+		return row, fmt.Errorf("%s is missing; install it: apt-get install -y %s", k.tool[0], k.pkg)
+	}
+	r := new(rig)
+	defer r.close()
+	client, server, err := r.hosts()
+	if err != nil {
+		return row, err
+	}
+	mid, err := r.ns("router")
+	if err != nil {
+		return row, err
+	}
+	err = errors.Join(
+		wire(client, mid, "port0", 1500), wire(server, mid, "port1", 1500),
+		client.Addr("eth0", netip.MustParsePrefix("10.244.1.4/24")),
+		server.Addr("eth0", netip.MustParsePrefix("10.244.2.5/24"), netip.MustParsePrefix("10.244.2.6/24"), netip.MustParsePrefix("10.244.2.7/24")),
+		mid.Addr("port0", netip.MustParsePrefix("10.244.1.1/24")),
+		mid.Addr("port1", netip.MustParsePrefix("10.244.2.1/24")),
+		client.Route(everything, netip.MustParseAddr("10.244.1.1")),
+		server.Route(everything, netip.MustParseAddr("10.244.2.1")),
+		mid.Sysctl("net.ipv4.ip_forward", "1"),
+	)
+	if err != nil {
+		return row, err
+	}
+	limit := kernelLoad(o)
+	feed := func(args []string, rules string) (time.Duration, error) {
+		cmd := mid.Command(path, args...)
+		cmd.Stdin = strings.NewReader(rules)
+		late := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+		defer late.Stop()
+		start := time.Now()
+		out, err := cmd.CombinedOutput()
+		took := time.Since(start)
+		switch {
+		case took >= limit:
+			return took, fmt.Errorf("the rules were not loaded within %s", limit)
+		case err != nil:
+			return took, fmt.Errorf("%s: %v: %.200s", k.tool[0], err, strings.TrimSpace(string(out)))
+		}
+		return took, nil
+	}
+	took, err := feed(k.tool[1:], k.all(n))
+	if err != nil {
+		return row, err
+	}
+	row.Load = took.Seconds()
+	if err := mid.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", "1"); err != nil {
+		return row, err
+	}
+	if row.Connect, err = connectServices(client, server, n, o.plan()); err != nil {
+		return row, err
+	}
+	var changes []time.Duration
+	for i := range kernelChanges {
+		took, err := feed(k.noted, k.change(n/2, i))
+		if err != nil {
+			return row, err
+		}
+		changes = append(changes, took)
+	}
+	row.Change = distribution(changes, time.Millisecond)
+	return row, nil
+}
+
+// connectServices opens connections to the first, the middle and the last Service.
+func connectServices(client, server *ns.NS, n int, p plan) ([]serviceLatency, error) {
+	srv, err := begin(server, "agent-serve", order{what: "connect", addr: fmt.Sprintf("0.0.0.0:%d", servicePort), cpu: -1})
+	if err != nil {
+		return nil, err
+	}
+	defer srv.kill()
+	if err := ready(srv.out, "the server"); err != nil {
+		return nil, err
+	}
+	var all []serviceLatency
+	for _, i := range []int{0, n / 2, n - 1} {
+		o := order{what: "service", addr: netip.AddrPortFrom(serviceVIP(i), servicePort).String(), cpu: -1, warm: p.warm, window: p.window}
+		c, err := begin(client, "agent-load", o)
+		if err != nil {
+			return nil, err
+		}
+		late := time.AfterFunc(p.warm+p.window+10*time.Second, func() { c.Process.Kill() })
+		var got sample
+		err = json.NewDecoder(bufio.NewReader(c.out)).Decode(&got)
+		late.Stop()
+		c.kill()
+		if err != nil {
+			return nil, fmt.Errorf("connect to Service %d: %s", i, c.complaint())
+		}
+		all = append(all, serviceLatency{latency{got.P50, got.P99}, float64(got.Count) / got.Seconds})
+	}
+	return all, nil
+}

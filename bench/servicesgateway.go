@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"podgate/kube"
+	"podgate/nat"
+	"podgate/stack"
+)
+
+// servicesSpec tells the gateway process of `bench services` what it serves.
+type servicesSpec struct {
+	Pods []podSpec // client and server
+	N    int
+}
+
+// servicesGateway is the process under test: store, compile and data plane as
+// `podgate up` wires them. It loads, says what that took, and on "change" makes
+// changes and says what they took.
+func servicesGateway(args []string) error {
+	var g servicesSpec
+	if err := json.Unmarshal([]byte(args[0]), &g); err != nil {
+		return err
+	}
+	plane, err := stack.New(stack.Config{
+		GatewayAddrs: []netip.Addr{gatewayAddr}, LocalAddrs: []netip.Addr{gatewayAddr}, PodCIDRs: podCIDRs, ServiceCIDRs: serviceCIDRs,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ran := make(chan error, 1)
+	go func() { ran <- plane.Run(ctx) }()
+	for i, p := range g.Pods {
+		dev, err := p.open(3 + i)
+		if err != nil {
+			return err
+		}
+		addrs := []netip.Addr{p.Addr}
+		if i == 1 {
+			addrs = append(addrs, netip.MustParseAddr("10.244.0.6"), netip.MustParseAddr("10.244.0.7"))
+		}
+		spec := stack.PortSpec{Pod: kube.Name{Namespace: "bench", Name: p.Name}, Name: "eth0", MAC: p.mac(), Addrs: addrs, MTU: p.MTU}
+		if _, err := plane.Attach(spec, dev); err != nil {
+			return err
+		}
+	}
+	w := serviceWorld{plane: plane, store: kube.NewStore(kube.Config{PodCIDRs: podCIDRs, ServiceCIDRs: serviceCIDRs}, nil)}
+	objs := make([]kube.Object, 0, 2*g.N)
+	for i := range g.N {
+		objs = append(objs, kube.Object{API: benchService(i)}, kube.Object{API: benchSlice(i, 0)})
+	}
+	took, err := w.apply(objs)
+	if err != nil {
+		return err
+	}
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(serviceRow{Load: took.Seconds(), MemoryMB: peakMiB()}); err != nil {
+		return err
+	}
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		var all []time.Duration
+		for i := range podgateChanges {
+			took, err := w.apply([]kube.Object{{API: benchSlice(g.N/2, i+1)}})
+			if err != nil {
+				return err
+			}
+			all = append(all, took)
+		}
+		if err := out.Encode(distribution(all, time.Millisecond)); err != nil {
+			return err
+		}
+	}
+	stop()
+	if err := <-ran; !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+type serviceWorld struct {
+	plane *stack.Plane
+	store *kube.Store
+	table *nat.Table
+}
+
+// apply returns how long it takes until the plane enforces objs.
+func (w *serviceWorld) apply(objs []kube.Object) (time.Duration, error) {
+	start := time.Now()
+	for _, c := range w.store.Apply(objs) {
+		if c.Action == kube.Rejected {
+			return 0, fmt.Errorf("%s: %v", c, c.Problems)
+		}
+	}
+	w.table, _ = nat.Compile(w.table, w.store.State(), nat.Config{NodeName: "podgate", NodeAddrs: []netip.Addr{gatewayAddr}, ServiceCIDRs: serviceCIDRs})
+	w.plane.Publish(stack.Input{Services: w.table})
+	return time.Since(start), nil
+}
+
+func benchService(i int) *corev1.Service {
+	ip := serviceVIP(i).String()
+	return &corev1.Service{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "bench", Name: fmt.Sprintf("s%d", i)},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip}, SessionAffinity: corev1.ServiceAffinityNone,
+			Ports: []corev1.ServicePort{{Port: servicePort, Protocol: corev1.ProtocolTCP}},
+		},
+	}
+}
+
+// benchSlice is the EndpointSlice of Service i; with changes its first endpoint.
+func benchSlice(i, with int) *discoveryv1.EndpointSlice {
+	port, name, proto := int32(servicePort), "", corev1.ProtocolTCP
+	s := &discoveryv1.EndpointSlice{
+		TypeMeta:    metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "bench", Name: fmt.Sprintf("s%d", i), Labels: map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", i)}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &proto}},
+	}
+	for j := range endpointsEach {
+		addr := netip.AddrFrom4([4]byte{10, 244, 0, byte(5 + j)})
+		if j == 0 && with > 0 {
+			addr = netip.AddrFrom4([4]byte{10, 244, 1, byte(with)})
+		}
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{addr.String()}})
+	}
+	return s
+}
+
+// distribution is that of durations, in units.
+func distribution(all []time.Duration, unit time.Duration) latency {
+	slices.Sort(all)
+	at := func(p int) float64 { return float64(all[min(len(all)*p/100, len(all)-1)]) / float64(unit) }
+	return latency{at(50), at(99)}
+}
+
+// peakMiB is the most memory that this process had resident; 0 if /proc does
+// not tell.
+func peakMiB() float64 {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		var kib float64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %f kB", &kib); n == 1 {
+			return kib / 1024
+		}
+	}
+	return 0
+}
