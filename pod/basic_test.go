@@ -206,3 +206,34 @@ func TestHostNetworkPodIsInTheHostsNetwork(t *testing.T) {
 		t.Error("an ordinary pod is in the host's network")
 	}
 }
+
+func TestContainersHaveTheCapabilitiesOfContainers(t *testing.T) {
+	w := start(t, nil)
+	with := func(sc corev1.SecurityContext) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = &sc }
+	}
+	yes := true
+	admin := []corev1.Capability{"NET_ADMIN"}
+	all := []corev1.Capability{"ALL"}
+	pods := []struct {
+		name string
+		sc   corev1.SecurityContext
+		may  bool
+	}{
+		{"plain", corev1.SecurityContext{}, false},
+		{"added", corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: admin}}, true},
+		{"only", corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: admin, Drop: all}}, true},
+		{"none", corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: all}}, false},
+		{"but", corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: all, Drop: admin}}, false},
+		{"privileged", corev1.SecurityContext{Privileged: &yes}, true},
+	}
+	for i, p := range pods {
+		w.run(newPod(i+1, p.name, with(p.sc)))
+	}
+	for _, p := range pods {
+		w.awaitReady(p.name)
+		if out, code, err := w.exec(p.name, "readdress"); (code == 0) != p.may || err != nil {
+			t.Errorf("%s: changing an address: exit %d, %v: %s", p.name, code, err, out)
+		}
+	}
+}

@@ -247,3 +247,18 @@ func TestContainerWithoutCommandIdles(t *testing.T) {
 	w.delete("a")
 	w.await("a", "gone", func(p *corev1.Pod) bool { return p == nil })
 }
+
+func TestAnOlderStateThatComesLateIsIgnored(t *testing.T) {
+	w := start(t, nil)
+	old := &kube.State{}
+	w.edit(func(st *kube.State) { *old = *st })
+	w.run(newPod(1, "a"))
+	w.awaitReady("a")
+	w.rt.Sync(old)      // knows no pods
+	w.must("a", "echo") // runs after whatever Sync had the pod do
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone["a-1"] || w.state.Pods[podName("a")] == nil {
+		t.Error("the pod ended")
+	}
+}

@@ -211,6 +211,7 @@ func (w *world) prober() {
 func (w *world) edit(f func(st *kube.State)) {
 	w.mu.Lock()
 	st := w.state
+	st.Generation++
 	st.Pods = maps(st.Pods)
 	st.ConfigMaps = maps(st.ConfigMaps)
 	st.Secrets = maps(st.Secrets)

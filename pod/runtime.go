@@ -132,11 +132,12 @@ func (r *Runtime) layout() (*setupSpec, error) {
 // somebody kills it; no pod is left then.
 func (r *Runtime) Done() <-chan struct{} { return r.keeper.gone }
 
-// Sync makes the runtime work towards st; it returns at once.
+// Sync makes the runtime work towards st; it returns at once. A State of a lower
+// generation than one seen before, which came late, is ignored.
 func (r *Runtime) Sync(st *kube.State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed || r.state != nil && st.Generation < r.state.Generation {
 		return
 	}
 	r.state = st
