@@ -122,6 +122,12 @@ type CaptureRequest struct {
 	Pod string `json:"pod,omitempty"` // "namespace/name"; empty: all ports
 }
 
+// FaultRequest makes the link of a pod bad.
+type FaultRequest struct {
+	Pod    string `json:"pod"`    // "namespace/name"
+	Faults string `json:"faults"` // "loss=10%,delay=20ms"; empty: none
+}
+
 // FlowsRequest asks for conversations or recent drops.
 type FlowsRequest struct {
 	Dropped bool   `json:"dropped,omitempty"`

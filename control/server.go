@@ -25,6 +25,7 @@ type Verbs struct {
 	Exec     func(context.Context, ExecRequest, []*os.File) (int, error) // owns the files
 	Logs     func(context.Context, LogsRequest) (io.ReadCloser, error)
 	Capture  func(context.Context, CaptureRequest, io.Writer) error // writes pcapng until the context ends
+	Fault    func(FaultRequest) (string, error)                     // what is so now, for people
 	Shutdown func()                                                 // begins the teardown and returns
 }
 
@@ -53,6 +54,7 @@ func Listen(path string, verbs Verbs) (*Server, error) {
 	handle(mux, "POST /v1/get", func(_ context.Context, q GetRequest) (GetResult, error) { return verbs.Get(q) })
 	handle(mux, "POST /v1/trace", func(_ context.Context, q TraceRequest) (any, error) { return verbs.Trace(q) })
 	handle(mux, "POST /v1/flows", func(_ context.Context, q FlowsRequest) (any, error) { return verbs.Flows(q) })
+	handle(mux, "POST /v1/fault", func(_ context.Context, q FaultRequest) (string, error) { return verbs.Fault(q) })
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("POST /v1/logs", s.logs)
 	mux.HandleFunc("POST /v1/capture", s.capture)

@@ -9,6 +9,7 @@
 //	revalidate.go  flows and new configurations
 //	refuse.go      drops, rejections, their counters
 //	arp_nd.go, icmp.go, fragments.go, multicast.go: the exceptions
+//	faults.go      ports with a bad link
 //	capture.go     copies of frames for who watches
 //	plane.go, ports.go, run.go: the plane from outside, and its loop
 //

@@ -49,6 +49,8 @@ type PortRecord struct {
 	MTU   int      `json:"mtu"`
 	Local bool     `json:"local"`
 
+	Faults string `json:"faults,omitempty"` // as link.ParseFaults reads them
+
 	RxFrames uint64 `json:"rxFrames"` // from the pod
 	RxBytes  uint64 `json:"rxBytes"`
 	TxFrames uint64 `json:"txFrames"` // to the pod

@@ -99,6 +99,7 @@ func (w *worker) detach(id flow.PortID) error {
 	gone := w.ports[id]
 	w.ports[id] = nil
 	w.byHand = slices.DeleteFunc(slices.Clone(w.byHand), func(pt *port) bool { return pt == gone })
+	w.faulty = slices.DeleteFunc(slices.Clone(w.faulty), func(pt *port) bool { return pt == gone })
 	w.forgetPort(id)
 	w.install(w.snap.withoutPort(gone.attachment))
 	if w.poller != nil {
@@ -123,6 +124,9 @@ func (pt *port) record() PortRecord {
 	}
 	if pt.Pod.Name != "" {
 		r.Pod = pt.Pod.String()
+	}
+	if pt.faulty != nil {
+		r.Faults = pt.faulty.Faults().String()
 	}
 	for _, a := range pt.Addrs {
 		r.Addrs = append(r.Addrs, a.String())

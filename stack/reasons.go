@@ -61,6 +61,7 @@ const (
 	TTLExpired
 	TooBig
 	DeviceFull
+	FaultInjected
 	ErrorsLimited
 
 	// Flows ended or changed by configuration.
@@ -145,6 +146,7 @@ var reasons = [malformed]struct {
 	TTLExpired:           {"ttl-expired", rejected, sayTTL},
 	TooBig:               {"too-big", rejected, sayTooBig},
 	DeviceFull:           {"device-full", dropped, 0},
+	FaultInjected:        {"fault-injected", dropped, 0},
 	ErrorsLimited:        {"errors-limited", limited, 0},
 	FlowCutByPolicy:      {"flow-cut-by-policy", flowEvent, 0},
 	FlowCutByRoute:       {"flow-cut-by-route", flowEvent, 0},

@@ -72,15 +72,14 @@ func (p *Plane) Run(ctx context.Context) error {
 
 	w := p.worker
 	for ctx.Err() == nil {
-		ms := idleWait
-		if len(w.byHand) > 0 {
-			ms = 1
-		}
-		ready, err := poller.wait(ms)
+		ready, err := poller.wait(w.patience())
 		if err != nil {
 			return err
 		}
 		w.begin(p.cfg.Now())
+		if len(w.faulty) != 0 {
+			w.advance()
+		}
 		for _, ev := range ready {
 			if id := flow.PortID(ev.Fd); id == 0 {
 				p.read()

@@ -55,6 +55,7 @@ type worker struct {
 	drops   dropRing
 
 	captures []*capture
+	faulty   []*port // with a bad link
 }
 
 // arrival is a frame as it came.
@@ -67,8 +68,9 @@ type arrival struct {
 // port is an attachment at work.
 type port struct {
 	*attachment
-	dev link.Device
-	out []packet.Frame // to be written at the next flush
+	dev    link.Device
+	faulty *link.Faulty   // dev, if the link is bad
+	out    []packet.Frame // to be written at the next flush
 
 	rxFrames, rxBytes counter
 	txFrames, txBytes counter
@@ -105,7 +107,7 @@ func (w *worker) buffer(i int) packet.Frame {
 // poll takes one batch from every port and returns how many frames came.
 func (w *worker) poll(now int64) int {
 	w.begin(now)
-	n := 0
+	n := w.advance()
 	for _, in := range w.ports {
 		if in != nil {
 			n += w.receive(in)

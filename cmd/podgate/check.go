@@ -82,7 +82,7 @@ func checkObjects(cfg config, m *kube.Manifests, loaded []kube.Problem) (problem
 	_, fromNAT := nat.Compile(nil, st, nat.Config{NodeName: kcfg.NodeName, NodeAddrs: own.node, ServiceCIDRs: kcfg.ServiceCIDRs})
 	_, fromPolicy := policy.Compile(nil, st, policy.Config{NodeAddrs: own.node})
 	_, fromIngress := ingress.Compile(nil, st, ingress.Config{})
-	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress)), usable
+	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress, faultProblems(st))), usable
 }
 
 // dedupe leaves what says the same of the same field once, the first: those who

@@ -70,6 +70,7 @@ type gateway struct {
 	changed   *sync.Cond // told when compiled or ports change
 	compiled  tables
 	ports     map[kube.Name]flow.PortID
+	faults    map[kube.Name]string // annotations that were followed, of ports
 	listeners []control.Listener
 	nicKind   string
 	failed    error // why the instance cannot go on
@@ -114,7 +115,7 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 		return nil, err
 	}
 	cfg.Kube = cfg.Kube.WithDefaults()
-	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), ports: map[kube.Name]flow.PortID{}}
+	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), ports: map[kube.Name]flow.PortID{}, faults: map[kube.Name]string{}}
 	g.changed = sync.NewCond(&g.mu)
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
@@ -350,6 +351,7 @@ func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
 	g.mu.Lock()
 	g.ports[name], g.nicKind = id, nic.Kind
 	g.mu.Unlock()
+	g.followFault(p)
 	g.changed.Broadcast()
 	return nil
 }
@@ -365,6 +367,7 @@ func (g *gateway) detach(name kube.Name) {
 	g.mu.Lock()
 	id, ok := g.ports[name]
 	delete(g.ports, name)
+	delete(g.faults, name)
 	g.mu.Unlock()
 	if ok {
 		if err := g.plane.Detach(id); err != nil {
@@ -420,11 +423,14 @@ func (g *gateway) compile(st *kube.State) {
 	g.dns.SetZone(next.zone)
 	next.routes, problems[2] = ingress.Compile(prev.routes, st, g.ingressConfig(own))
 	g.front.SetRoutes(next.routes)
-	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2], corefileProblems)
+	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2], corefileProblems, faultProblems(st))
 	published := g.publish(next.services)
 	g.health.serve(next.services.HealthChecks())
 	g.local.SetHostPorts(hostPorts(next.services))
 	g.pods.Sync(st)
+	for _, name := range sortedNames(st.Pods) {
+		g.followFault(st.Pods[name])
+	}
 
 	for _, p := range next.problems {
 		if !slices.Contains(prev.problems, p) {

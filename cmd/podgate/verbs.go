@@ -39,6 +39,7 @@ func (g *gateway) verbs() control.Verbs {
 		Exec:     g.exec,
 		Logs:     g.logs,
 		Capture:  g.capture,
+		Fault:    g.fault,
 		Shutdown: g.shutdown,
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"podgate/stack"
+	"podgate/stack/link"
 	"podgate/stack/packet"
 )
 
@@ -42,6 +43,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	mtu N                      of every port; comes first
 //	mtu POD N                  give the pod another interface, with that MTU
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
+//	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
 //	trace POD PROTO DST        what the production decision says
 //	flows, drops               list them
 //
@@ -143,6 +145,14 @@ func (s *script) run(line string) {
 		w.Ready(parseName(args[0]), args[1] == "true")
 	case "detach":
 		w.Detach(parseName(args[0]))
+	case "fault":
+		spec := ""
+		if len(args) > 1 {
+			spec = args[1]
+		}
+		f, err := link.ParseFaults(spec)
+		s.fail(err)
+		s.fail(w.Plane.SetFaults(parseName(args[0]).String(), f))
 	case "mtu":
 		n, err := strconv.Atoi(args[1])
 		s.fail(err)
