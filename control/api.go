@@ -51,6 +51,7 @@ type File struct {
 type ApplyRequest struct {
 	Files     []File `json:"files"`
 	Namespace string `json:"namespace,omitempty"` // for objects that name none
+	NoWait    bool   `json:"noWait,omitempty"`    // delete: do not wait until the pods have ended
 }
 
 // Change is one line of the answer to apply and delete, in kubectl's words.

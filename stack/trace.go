@@ -106,6 +106,10 @@ func (t *Trace) service(q *query, d *decision, r Reason) {
 	case ServiceNoEndpoints:
 		t.add(stageService, "Service %s has no ready endpoint", name)
 	case ServiceUnknownPort:
+		if q.SrcPort == 0 && q.DstPort == 0 {
+			t.add(stageService, "%s is a Service address: it answers on its ports alone, not to %s", q.Dst, protoName(q.Proto))
+			return
+		}
 		t.add(stageService, "%s is a Service address, but no Service listens on %s port %d of it", q.Dst, protoName(q.Proto), q.DstPort)
 	case ServiceNoLocal:
 		t.add(stageService, "Service %s has traffic policy Local and no ready endpoint on this node", name)
@@ -310,7 +314,7 @@ func (w *worker) ask(tq TraceQuery) TraceResult {
 	if q.Proto == packet.ICMP && !dst.Is4() {
 		q.Proto = packet.ICMPv6
 	}
-	if q.SrcPort == 0 {
+	if q.SrcPort == 0 && tq.Proto != packet.ICMP && tq.Proto != packet.ICMPv6 {
 		q.SrcPort = 40000
 	}
 	var tr Trace

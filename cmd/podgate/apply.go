@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,17 +27,25 @@ func newDeleteCmd() *cobra.Command {
 func changeCmd(verb, short, example string) *cobra.Command {
 	var paths []string
 	var namespace string
+	wait := true
 	cmd := &cobra.Command{Use: verb + " -f PATH", Short: short, Example: example, Args: cobra.NoArgs,
 		Long: short + ".\nReturns once the data path enforces the change."}
+	if verb == "delete" {
+		cmd.Long += "\nWaits until the pods that it deletes have ended."
+		cmd.Flags().BoolVar(&wait, "wait", true, "wait until the deleted pods have ended")
+	}
 	cmd.Flags().StringArrayVarP(&paths, "filename", "f", nil, "`file`, folder or - (standard input); may be repeated")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of objects that name none")
-	cmd.MarkFlagRequired("filename")
+	completeNamespaces(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if len(paths) == 0 {
+			return usageError{fmt.Errorf("%s: name manifests with -f: files, folders, or -", verb)}
+		}
 		files, err := readManifests(paths, cmd.InOrStdin())
 		if err != nil {
 			return err
 		}
-		res, err := call[control.ApplyResult](cmd, verb, control.ApplyRequest{Files: files, Namespace: namespace})
+		res, err := call[control.ApplyResult](cmd, verb, control.ApplyRequest{Files: files, Namespace: namespace, NoWait: !wait})
 		if err != nil {
 			return err
 		}
@@ -93,11 +102,15 @@ func readManifests(paths []string, stdin io.Reader) ([]control.File, error) {
 			return read(name)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("-f: %w", err)
+			var e *fs.PathError
+			if errors.As(err, &e) {
+				err = fmt.Errorf("%s: %w", e.Path, e.Err) // without the system call's name
+			}
+			return nil, err
 		}
 	}
 	if len(files) == 0 {
-		return nil, errors.New("-f: no manifests found")
+		return nil, fmt.Errorf("no manifests (*.yaml, *.yml, *.json) in %s", strings.Join(paths, ", "))
 	}
 	return files, nil
 }

@@ -119,7 +119,7 @@ func TestWhatCannotRunSaysWhy(t *testing.T) {
 		"podgate trace web tcp 10.0.0.1":                                               {2, "DST:PORT"},
 		"podgate exec web ls":                                                          {2, "--"},
 		"podgate apply -f /no/such/file":                                               {1, "/no/such/file"},
-		"podgate apply":                                                                {2, "filename"},
+		"podgate apply":                                                                {2, "name manifests with -f"},
 		"podgate frobnicate":                                                           {2, "unknown command"},
 		"podgate up --detach --config /no/such.yaml " + good:                           {1, "/no/such.yaml"},
 		"podgate workload connect 127.0.0.1:1 --timeout 1s":                            {1, "REFUSED"},

@@ -48,7 +48,8 @@ func newCheckCmd() *cobra.Command {
 			for _, p := range problems {
 				fmt.Fprintln(cmd.OutOrStdout(), sayProblem(p))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d objects in %d files, %d errors, %d warnings\n", len(m.Objects), len(m.Files), bad, len(problems)-bad)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s in %s, %s, %s\n",
+				count(len(m.Objects), "object"), count(len(m.Files), "file"), count(bad, "error"), count(len(problems)-bad, "warning"))
 		}
 		if bad > 0 {
 			return exitCode(1)
@@ -98,4 +99,12 @@ func dedupe(problems []kube.Problem) (out []kube.Problem) {
 		}
 	}
 	return out
+}
+
+// count is "1 file", "2 files".
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprint(n, " ", what)
 }

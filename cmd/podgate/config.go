@@ -445,6 +445,11 @@ func newConfigCmd() *cobra.Command {
 	out := outputFlag(cmd.Flags(), "table", "json")
 	addConfigFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		for _, p := range args {
+			if _, err := os.Stat(p); err != nil && p != "-" {
+				return fmt.Errorf("%s: %w", p, errors.Unwrap(err))
+			}
+		}
 		file, _ := cmd.Flags().GetString("config")
 		_, from, err := loadConfig(cmd.Flags(), file, args)
 		if err != nil {

@@ -68,7 +68,9 @@ func awaitRelease(ctx context.Context, name string) error {
 }
 
 func newStatusCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "status", Short: "Health, listeners and counters of an instance", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "status", Short: "Health, listeners and counters of an instance", Args: cobra.NoArgs,
+		Example: `  podgate status
+  podgate status --name test -o json`}
 	out := outputFlag(cmd.Flags(), "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, name, err := client(cmd)

@@ -37,7 +37,10 @@ its exit code. The command's files are those of the host.`,
 		},
 	}
 	cmd.Flags().StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of the pod")
+	cmd.ValidArgsFunction = completePod()
+	completeNamespaces(cmd)
 	cmd.Flags().StringVarP(&q.Container, "container", "c", "", "container whose environment is taken (default: the first)")
+	completeContainers(cmd)
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input")
 	cmd.Flags().BoolVarP(&q.TTY, "tty", "t", false, "give the command a terminal")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -75,11 +78,15 @@ func execIn(ctx context.Context, c *control.Client, q control.ExecRequest, stdin
 		defer null.Close()
 		in = null
 	}
+	if q.TTY && stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
+		fmt.Fprintln(os.Stderr, "podgate: exec: standard input is no terminal: -t has no effect")
+		q.TTY = false
+	}
 	if !q.TTY {
 		return c.Exec(ctx, q, in, os.Stdout, os.Stderr)
 	}
-	if !stdin || !term.IsTerminal(int(os.Stdin.Fd())) {
-		return 0, errors.New("exec: -t needs -i and a terminal on standard input")
+	if !stdin {
+		return 0, usageError{errors.New("exec: -t needs -i")}
 	}
 	cols, rows, err := term.GetSize(int(os.Stdin.Fd()))
 	if err != nil {
@@ -103,6 +110,9 @@ func newLogsCmd() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of the pod")
 	cmd.Flags().StringVarP(&q.Container, "container", "c", "", "container (default: the first)")
+	cmd.ValidArgsFunction = completePod()
+	completeNamespaces(cmd)
+	completeContainers(cmd)
 	cmd.Flags().BoolVarP(&q.Follow, "follow", "f", false, "go on as more comes")
 	cmd.Flags().IntVar(&q.Tail, "tail", -1, "only the last `N` lines")
 	cmd.Flags().BoolVarP(&q.Previous, "previous", "p", false, "of the container's run before the last restart")

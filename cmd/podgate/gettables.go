@@ -62,57 +62,6 @@ func object[T any](p *getPrinter, items []json.RawMessage, meta func(*T) *metav1
 
 func since(m *metav1.ObjectMeta) string { return age(m.CreationTimestamp.Time, time.Now()) }
 
-func (p *getPrinter) pods(items []json.RawMessage) error {
-	heads := []string{"READY", "STATUS", "RESTARTS", "AGE"}
-	if p.wide {
-		heads = append(heads, "IP", "NODE", "NOMINATED NODE", "READINESS GATES")
-	}
-	return object(p, items, func(o *corev1.Pod) *metav1.ObjectMeta { return &o.ObjectMeta }, heads, func(o *corev1.Pod) []string {
-		ready, restarts := 0, int32(0)
-		for _, c := range o.Status.ContainerStatuses {
-			if c.Ready {
-				ready++
-			}
-			restarts += c.RestartCount
-		}
-		row := []string{fmt.Sprintf("%d/%d", ready, len(o.Spec.Containers)), podStatus(o), fmt.Sprint(restarts), since(&o.ObjectMeta)}
-		if p.wide {
-			var ips []string
-			for _, ip := range o.Status.PodIPs {
-				ips = append(ips, ip.IP)
-			}
-			row = append(row, strings.Join(ips, ","), o.Spec.NodeName, "", "")
-		}
-		return row
-	})
-}
-
-// podStatus is kubectl's STATUS column: the phase, or the reason of the
-// container that is in trouble.
-func podStatus(o *corev1.Pod) string {
-	status := cmp.Or(o.Status.Reason, string(o.Status.Phase))
-	for _, c := range o.Status.InitContainerStatuses {
-		switch {
-		case c.State.Waiting != nil && c.State.Waiting.Reason != "" && c.State.Waiting.Reason != "PodInitializing":
-			return "Init:" + c.State.Waiting.Reason
-		case c.State.Terminated != nil && c.State.Terminated.ExitCode != 0:
-			return "Init:" + cmp.Or(c.State.Terminated.Reason, "Error")
-		}
-	}
-	for _, c := range o.Status.ContainerStatuses {
-		switch {
-		case c.State.Waiting != nil && c.State.Waiting.Reason != "":
-			status = c.State.Waiting.Reason
-		case c.State.Terminated != nil && c.State.Terminated.Reason != "":
-			status = c.State.Terminated.Reason
-		}
-	}
-	if o.DeletionTimestamp != nil {
-		return "Terminating"
-	}
-	return status
-}
-
 func (p *getPrinter) services(items []json.RawMessage) error {
 	heads := []string{"TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"}
 	if p.wide {

@@ -102,7 +102,9 @@ func version() string {
 }
 
 func newVersionCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "version", Short: "Print the version of podgate and of what it is made of", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "version", Short: "Print the version of podgate and of what it is made of", Args: cobra.NoArgs,
+		Example: `  podgate version
+  podgate version -o json`}
 	out := outputFlag(cmd.Flags(), "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v := map[string]string{"podgate": version()}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,6 +35,27 @@ func (t *table) row(cells ...string) {
 }
 
 func (t *table) flush() error { return t.w.Flush() }
+
+// withoutFirstLine passes on what is written after the first end of line.
+type withoutFirstLine struct {
+	w    io.Writer
+	past bool
+}
+
+func (o *withoutFirstLine) Write(b []byte) (int, error) {
+	rest := b
+	if !o.past {
+		_, after, found := bytes.Cut(b, []byte{'\n'})
+		if !found {
+			return len(b), nil
+		}
+		o.past, rest = true, after
+	}
+	if _, err := o.w.Write(rest); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
 
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)

@@ -45,6 +45,8 @@ answers it itself.`,
 		},
 	}
 	cmd.Flags().StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of the pod")
+	cmd.ValidArgsFunction = completePod("tcp", "udp", "sctp", "icmp")
+	completeNamespaces(cmd)
 	out := outputFlag(cmd.Flags(), "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 {

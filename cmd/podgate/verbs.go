@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"podgate/control"
 	"podgate/kube"
@@ -31,7 +33,7 @@ func (g *gateway) verbs() control.Verbs {
 			return g.change(ctx, q, g.store.Apply)
 		},
 		Delete: func(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
-			return g.change(ctx, q, g.store.Delete)
+			return g.remove(ctx, q)
 		},
 		Get:      g.get,
 		Trace:    g.trace,
@@ -68,6 +70,44 @@ func (g *gateway) change(ctx context.Context, q control.ApplyRequest, do func([]
 		}
 	}
 	return res, g.enforce(ctx)
+}
+
+// remove deletes, and unless it is told not to returns when the pods that were
+// named, or are in namespaces that were, have ended: that is when their addresses
+// are out of use. Pods of workloads end on their own time, as with kubectl.
+func (g *gateway) remove(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
+	ending := map[types.UID]bool{}
+	res, err := g.change(ctx, q, func(objs []kube.Object) []kube.Change {
+		pods := g.store.State().Pods
+		for _, o := range objs {
+			n := o.Name()
+			n.Namespace = cmp.Or(n.Namespace, metav1.NamespaceDefault)
+			switch p := pods[n]; o.API.(type) {
+			case *corev1.Pod:
+				if p != nil && !kube.IsLocal(p) {
+					ending[p.UID] = true
+				}
+			case *corev1.Namespace:
+				for in, p := range pods {
+					if in.Namespace == n.Name && !kube.IsLocal(p) {
+						ending[p.UID] = true
+					}
+				}
+			}
+		}
+		return g.store.Delete(objs)
+	})
+	if err != nil || q.NoWait || slices.ContainsFunc(res.Changes, func(c control.Change) bool { return c.Error }) {
+		return res, err
+	}
+	return res, g.await(ctx, func() bool {
+		for _, p := range g.compiled.state.Pods {
+			if ending[p.UID] {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (g *gateway) status() control.Status {
@@ -120,11 +160,21 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 	case "networkpolicies":
 		items = pick(st.NetworkPolicies, q)
 	case "namespaces":
-		for _, name := range slices.Sorted(maps.Keys(st.Namespaces)) {
-			if q.Name == "" || q.Name == name {
-				items = append(items, st.Namespaces[name])
-			}
-		}
+		items = pickNamed(st.Namespaces, q.Name)
+	case "deployments":
+		items = pick(st.Deployments, q)
+	case "replicasets":
+		items = pick(st.ReplicaSets, q)
+	case "statefulsets":
+		items = pick(st.StatefulSets, q)
+	case "daemonsets":
+		items = pick(st.DaemonSets, q)
+	case "ingressclasses":
+		items = pickNamed(st.IngressClasses, q.Name)
+	case "configmaps":
+		items = pick(st.ConfigMaps, q)
+	case "secrets":
+		items = pick(st.Secrets, q)
 	case "backends":
 		for _, b := range g.backends(q.Namespace, q.Name) {
 			items = append(items, b)
@@ -180,6 +230,16 @@ func encode(plural string, item any) (json.RawMessage, error) {
 func pick[T any](m map[kube.Name]T, q control.GetRequest) (out []any) {
 	for _, n := range sortedNames(m) {
 		if (q.Namespace == "" || q.Namespace == n.Namespace) && (q.Name == "" || q.Name == n.Name) {
+			out = append(out, m[n])
+		}
+	}
+	return out
+}
+
+// pickNamed is pick for kinds that are in no namespace.
+func pickNamed[T any](m map[string]T, name string) (out []any) {
+	for _, n := range sortedKeys(m) {
+		if name == "" || name == n {
 			out = append(out, m[n])
 		}
 	}

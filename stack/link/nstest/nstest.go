@@ -143,6 +143,7 @@ var packages = map[string]string{
 	"websocat":   "websocat",
 	"capinfos":   "tshark",
 	"traceroute": "traceroute",
+	"script":     "bsdutils",
 }
 
 // Need fails the test if a tool is missing, with the line that installs it.
