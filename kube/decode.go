@@ -51,7 +51,7 @@ func lookupVersion(apiVersion, kindName string) (v version, known bool, what str
 		group = ""
 	}
 	switch group {
-	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "core":
+	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io", "core":
 	default:
 		return v, false, ""
 	}

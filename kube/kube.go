@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // Name is namespace and name of an object; cluster-scoped kinds have no namespace.
@@ -50,6 +51,8 @@ type State struct {
 	Ingresses       map[Name]*networkingv1.Ingress
 	IngressClasses  map[string]*networkingv1.IngressClass
 	NetworkPolicies map[Name]*networkingv1.NetworkPolicy
+	ClusterPolicies map[string]*policyv1alpha2.ClusterNetworkPolicy
+	BrokenPolicies  map[Name]API // policies of either kind that validation rejected and that have no good version
 	Secrets         map[Name]*corev1.Secret
 	ConfigMaps      map[Name]*corev1.ConfigMap
 

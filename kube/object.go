@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // API is one Kubernetes object: *corev1.Pod and its like.
@@ -89,6 +90,7 @@ var kinds = []*kind{
 	{name: "ConfigMap", version: "v1", resource: "configmaps", new: func() API { return new(corev1.ConfigMap) }},
 	{name: "Secret", version: "v1", resource: "secrets", new: func() API { return new(corev1.Secret) }},
 	{name: "NetworkPolicy", group: "networking.k8s.io", version: "v1", resource: "networkpolicies", new: func() API { return new(networkingv1.NetworkPolicy) }},
+	{name: "ClusterNetworkPolicy", group: "policy.networking.k8s.io", version: "v1alpha2", resource: "clusternetworkpolicies", clusterScoped: true, new: func() API { return new(policyv1alpha2.ClusterNetworkPolicy) }},
 	{name: "Service", version: "v1", resource: "services", new: func() API { return new(corev1.Service) }},
 	{name: "Endpoints", version: "v1", resource: "endpoints", new: func() API { return new(oldEndpoints) }},
 	{name: "EndpointSlice", group: "discovery.k8s.io", version: "v1", resource: "endpointslices", new: func() API { return new(discoveryv1.EndpointSlice) }},

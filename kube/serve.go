@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // sameSource says cheaply whether an object was applied before just so.
@@ -148,6 +149,8 @@ func (s *Store) serve(k key, r *record) {
 		serveIn(&s.next.secrets, k.name, r, func(o *corev1.Secret) { r.stamp(&o.ObjectMeta) })
 	case "NetworkPolicy":
 		serveIn(&s.next.networkPolicies, k.name, r, func(o *networkingv1.NetworkPolicy) { r.stamp(&o.ObjectMeta) })
+	case "ClusterNetworkPolicy":
+		serveIn(&s.next.clusterPolicies, k.name.Name, r, func(o *policyv1alpha2.ClusterNetworkPolicy) { r.stamp(&o.ObjectMeta) })
 	case "Ingress":
 		serveIn(&s.next.ingresses, k.name, r, func(o *networkingv1.Ingress) {
 			r.stamp(&o.ObjectMeta)

@@ -33,6 +33,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // Store holds the desired state. It is safe for concurrent use and starts no
@@ -71,6 +72,8 @@ type Store struct {
 		ingresses       table[Name, *networkingv1.Ingress]
 		ingressClasses  table[string, *networkingv1.IngressClass]
 		networkPolicies table[Name, *networkingv1.NetworkPolicy]
+		clusterPolicies table[string, *policyv1alpha2.ClusterNetworkPolicy]
+		brokenPolicies  table[Name, API]
 		secrets         table[Name, *corev1.Secret]
 		configMaps      table[Name, *corev1.ConfigMap]
 		deployments     table[Name, *appsv1.Deployment]
@@ -183,6 +186,9 @@ func (s *Store) apply(o Object, files bool) Change {
 	reject := func(ps []Problem) Change {
 		s.problems[k] = ps
 		s.next.problems = true
+		if isPolicy(k) && old == nil {
+			s.next.brokenPolicies.set(k.name, o.API)
+		}
 		change.Action, change.Problems = Rejected, ps
 		return change
 	}
@@ -235,7 +241,14 @@ func (s *Store) apply(o Object, files bool) Change {
 	return change
 }
 
+// isPolicy says whether an object of that kind, if it cannot be read, closes
+// what it would have been about: see State.BrokenPolicies.
+func isPolicy(k key) bool { return k.kind == "NetworkPolicy" || k.kind == "ClusterNetworkPolicy" }
+
 func (s *Store) accept(k key) {
+	if isPolicy(k) {
+		s.next.brokenPolicies.delete(k.name)
+	}
 	if _, ok := s.problems[k]; ok {
 		delete(s.problems, k)
 		s.next.problems = true
@@ -380,6 +393,8 @@ func (s *Store) publish() {
 	take(&changed, &st.Ingresses, &s.next.ingresses)
 	take(&changed, &st.IngressClasses, &s.next.ingressClasses)
 	take(&changed, &st.NetworkPolicies, &s.next.networkPolicies)
+	take(&changed, &st.ClusterPolicies, &s.next.clusterPolicies)
+	take(&changed, &st.BrokenPolicies, &s.next.brokenPolicies)
 	take(&changed, &st.Secrets, &s.next.secrets)
 	take(&changed, &st.ConfigMaps, &s.next.configMaps)
 	take(&changed, &st.Deployments, &s.next.deployments)

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // validate says what an API server would say against a defaulted object. Fields
@@ -37,6 +38,8 @@ func validate(o API) field.ErrorList {
 		errs = append(errs, validateEndpointSlice(o)...)
 	case *networkingv1.NetworkPolicy:
 		errs = append(errs, validateNetworkPolicy(&o.Spec, spec)...)
+	case *policyv1alpha2.ClusterNetworkPolicy:
+		errs = append(errs, validateClusterNetworkPolicy(&o.Spec, spec)...)
 	case *networkingv1.Ingress:
 		errs = append(errs, validateIngress(o)...)
 	case *networkingv1.IngressClass:

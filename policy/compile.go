@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"podgate/kube"
 	"podgate/stack/packet"
@@ -26,19 +27,14 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 	if prev == nil {
 		prev = &Table{}
 	}
-	e := &edit{Table: &Table{peers: prev.peers, inputs: prev.inputs}, prev: prev, st: st, fresh: map[kube.Name]bool{}}
-	e.inputs.namespaces, e.inputs.pods, e.inputs.policies = st.Namespaces, st.Pods, st.NetworkPolicies
+	e := &edit{Table: &Table{peers: prev.peers, inputs: prev.inputs, names: cfg.Names}, prev: prev, st: st, fresh: map[kube.Name]bool{}}
+	e.inputs.namespaces, e.inputs.pods, e.inputs.nodes = st.Namespaces, st.Pods, st.Nodes
+	e.inputs.policies, e.inputs.cluster, e.inputs.broken = st.NetworkPolicies, st.ClusterPolicies, nil
+	if !cfg.FailOpen {
+		e.inputs.broken = st.BrokenPolicies
+	}
 	e.inputs.compiled, e.inputs.selectors = cloneOf(e.inputs.compiled), cloneOf(e.inputs.selectors)
-
-	diff(prev.inputs.policies, st.NetworkPolicies, func(n kube.Name, _, now *networkingv1.NetworkPolicy) {
-		old := e.inputs.compiled[n]
-		switch {
-		case now == nil:
-			e.setCompiled(n, nil)
-		case old == nil || !reflect.DeepEqual(old.object.Spec, now.Spec):
-			e.setCompiled(n, e.compilePolicy(now))
-		}
-	})
+	e.readPolicies(&prev.inputs)
 	if len(e.touched) > 0 {
 		e.sweep()
 	}
@@ -57,12 +53,70 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 	return e.Table, e.faults()
 }
 
+// readPolicies compiles the policies whose text changed.
+func (e *edit) readPolicies(prev *inputs) {
+	renodes := false
+	diff(prev.nodes, e.inputs.nodes, func(string, *corev1.Node, *corev1.Node) { renodes = true })
+	read := func(n kube.Name, now metav1.Object, spec any, compile func() *compiled) {
+		old := e.inputs.compiled[n]
+		if old == nil || old.Audit != audit(now) || !reflect.DeepEqual(old.spec, spec) || renodes && old.Tier != Namespaced {
+			c := compile()
+			c.spec = spec
+			e.setCompiled(n, c)
+		}
+	}
+	for n := range prev.broken { // afresh each time: what is broken now may be whole by now
+		if e.inputs.broken[n] != prev.broken[n] {
+			e.setCompiled(n, nil)
+		}
+	}
+	diff(prev.policies, e.inputs.policies, func(n kube.Name, _, now *networkingv1.NetworkPolicy) {
+		if now == nil {
+			e.setCompiled(n, nil)
+		} else {
+			read(n, now, &now.Spec, func() *compiled { return e.compilePolicy(now) })
+		}
+	})
+	cluster := func(name string, _, now *policyv1alpha2.ClusterNetworkPolicy) {
+		n := kube.Name{Name: name}
+		if now == nil {
+			e.setCompiled(n, nil)
+		} else {
+			read(n, now, &now.Spec, func() *compiled { return e.compileCluster(now) })
+		}
+	}
+	diff(prev.cluster, e.inputs.cluster, cluster)
+	if renodes {
+		for name, now := range e.inputs.cluster {
+			cluster(name, nil, now)
+		}
+	}
+	for n, o := range e.inputs.broken {
+		if e.inputs.compiled[n] != nil && o == prev.broken[n] {
+			continue
+		}
+		var c *compiled
+		switch o := o.(type) {
+		case *networkingv1.NetworkPolicy:
+			c = e.compilePolicy(o)
+		case *policyv1alpha2.ClusterNetworkPolicy:
+			c = e.compileCluster(o)
+		default:
+			continue
+		}
+		c.problems = nil // who rejected it has said them
+		e.setCompiled(n, c)
+	}
+}
+
+func audit(o metav1.Object) bool { return o.GetAnnotations()[AuditAnnotation] == "true" }
+
 // compilePolicy turns the text of one NetworkPolicy into rules. What is broken
 // in it allows nothing: a peer or port that cannot be read matches nobody, and
 // a podSelector that cannot be read selects every pod of the namespace.
 func (e *edit) compilePolicy(np *networkingv1.NetworkPolicy) *compiled {
 	name := kube.Name{Namespace: np.Namespace, Name: np.Name}
-	c := &compiled{Policy: &Policy{Name: name}, object: np}
+	c := &compiled{Policy: &Policy{Name: name, Tier: Namespaced, Audit: audit(np)}}
 	b := &builder{edit: e, compiled: c}
 	subject, ok := b.selector("spec.podSelector", &np.Spec.PodSelector)
 	if !ok {
@@ -76,9 +130,14 @@ func (e *edit) compilePolicy(np *networkingv1.NetworkPolicy) *compiled {
 	for i, r := range np.Spec.Egress {
 		b.rule(Egress, i, r.Ports, r.To)
 	}
-	slices.Sort(c.peers)
-	c.peers = slices.Compact(c.peers)
+	b.finish()
 	return c
+}
+
+// finish puts what the rules gathered into order.
+func (b *builder) finish() {
+	slices.Sort(b.peers)
+	b.peers = slices.Compact(b.peers)
 }
 
 // builder makes one compiled policy.
@@ -88,7 +147,11 @@ type builder struct {
 }
 
 func (b *builder) problem(field, format string, args ...any) {
-	b.problems = append(b.problems, kube.Problem{Kind: "NetworkPolicy", Object: b.Name, Field: field, Err: fmt.Sprintf(format, args...)})
+	kind := "NetworkPolicy"
+	if b.Tier != Namespaced {
+		kind = "ClusterNetworkPolicy"
+	}
+	b.problems = append(b.problems, kube.Problem{Kind: kind, Object: b.Name, Field: field, Err: fmt.Sprintf(format, args...)})
 }
 
 // types applies the default of policyTypes: always Ingress, and Egress if
@@ -135,11 +198,17 @@ func (b *builder) rule(d Direction, index int, ports []networkingv1.NetworkPolic
 	for i := range peers {
 		b.peer(r, fmt.Sprintf("%s.%s[%d]", field, word, i), &peers[i])
 	}
+	b.add(r)
+}
+
+// add enters a rule that has all its peers.
+func (b *builder) add(r *Rule) {
+	r.by = []*Policy{b.Policy}
 	slices.Sort(r.selectors)
 	r.selectors = slices.Compact(r.selectors)
 	r.ranges = union(r.ranges)
 	b.peers = append(b.peers, r.selectors...)
-	b.Policy.rules[d] = append(b.Policy.rules[d], r)
+	b.Policy.rules[r.Direction] = append(b.Policy.rules[r.Direction], r)
 }
 
 func (b *builder) port(field string, p *networkingv1.NetworkPolicyPort) (out portRange, ok bool) {
@@ -337,8 +406,11 @@ func (m *member) addPorts(c *corev1.Container) {
 // inputs are what a Table was made from.
 type inputs struct {
 	namespaces map[string]*corev1.Namespace
+	nodes      map[string]*corev1.Node
 	pods       map[kube.Name]*corev1.Pod
 	policies   map[kube.Name]*networkingv1.NetworkPolicy
+	cluster    map[string]*policyv1alpha2.ClusterNetworkPolicy
+	broken     map[kube.Name]kube.API
 
 	members   map[kube.Name]*member
 	compiled  map[kube.Name]*compiled
@@ -349,7 +421,7 @@ type inputs struct {
 // compiled is a Policy with what compiling on takes.
 type compiled struct {
 	*Policy
-	object   *networkingv1.NetworkPolicy
+	spec     any // of the object
 	subject  *selector
 	peers    []selectorID // in any rule, ascending
 	problems []kube.Problem

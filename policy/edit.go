@@ -232,15 +232,15 @@ func (e *edit) rebuild() {
 		pod := &Pod{Name: n, addrs: m.addrs, ports: m.ports}
 		for _, id := range m.selectors {
 			for _, p := range bySubject[id] {
-				for d, isolates := range p.types {
-					if isolates {
-						pod.policies[d] = append(pod.policies[d], p)
+				for d, concerns := range p.types {
+					if concerns {
+						pod.sets[d].add(p)
 					}
 				}
 			}
 		}
-		for d := range pod.policies {
-			slices.SortFunc(pod.policies[d], func(a, b *Policy) int { return compareNames(a.Name, b.Name) })
+		for d := range pod.sets {
+			pod.sets[d].sort()
 		}
 		if !all && pod.same(m.pod) {
 			continue
@@ -252,8 +252,30 @@ func (e *edit) rebuild() {
 }
 
 func (p *Pod) same(o *Pod) bool {
-	return o != nil && slices.Equal(p.addrs, o.addrs) && slices.Equal(p.policies[Ingress], o.policies[Ingress]) &&
-		slices.Equal(p.policies[Egress], o.policies[Egress]) && slices.Equal(p.ports, o.ports)
+	return o != nil && slices.Equal(p.addrs, o.addrs) && p.sets[Ingress].same(&o.sets[Ingress]) &&
+		p.sets[Egress].same(&o.sets[Egress]) && slices.Equal(p.ports, o.ports)
+}
+
+// add enters a policy where it belongs; sort brings all into their order.
+func (s *set) add(p *Policy) {
+	to := &s.isolating
+	switch {
+	case p.Tier == Admin:
+		to = &s.admin
+	case p.Tier == Baseline:
+		to = &s.baseline
+	case p.Audit:
+		to = &s.auditing
+	}
+	*to = append(*to, p)
+}
+
+func (s *set) sort() {
+	for _, list := range [][]*Policy{s.admin, s.isolating, s.auditing, s.baseline} {
+		slices.SortFunc(list, func(a, b *Policy) int {
+			return cmp.Or(cmp.Compare(a.priority, b.priority), compareNames(a.Name, b.Name))
+		})
+	}
 }
 
 // locate finds the addresses that always pass: the node's, and those of pods

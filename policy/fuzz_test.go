@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"podgate/kube"
 	"podgate/stack/packet"
@@ -118,6 +119,7 @@ func (d *dice) peers() []networkingv1.NetworkPolicyPeer {
 
 func (d *dice) policy(name kube.Name) *networkingv1.NetworkPolicy {
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
+	np.Annotations = d.annotations()
 	np.Spec.PodSelector = *d.selector()
 	np.Spec.PolicyTypes = pick(d, nil, []networkingv1.PolicyType{"Ingress"}, []networkingv1.PolicyType{"Egress"}, []networkingv1.PolicyType{"Ingress", "Egress"})
 	for range d.n(3) {
@@ -127,6 +129,115 @@ func (d *dice) policy(name kube.Name) *networkingv1.NetworkPolicy {
 		np.Spec.Egress = append(np.Spec.Egress, networkingv1.NetworkPolicyEgressRule{Ports: d.ports(), To: d.peers()})
 	}
 	return np
+}
+
+func (d *dice) annotations() map[string]string {
+	if d.n(5) == 4 {
+		return map[string]string{AuditAnnotation: "true"}
+	}
+	return nil
+}
+
+func (d *dice) protocols() []policyv1alpha2.ClusterNetworkPolicyProtocol {
+	var ps []policyv1alpha2.ClusterNetworkPolicyProtocol
+	for range d.n(3) {
+		port := &policyv1alpha2.Port{Number: int32(80 + d.n(3))}
+		if d.maybe() {
+			port = &policyv1alpha2.Port{Range: &policyv1alpha2.PortRange{Start: 80, End: int32(81 + d.n(3))}}
+		}
+		var p policyv1alpha2.ClusterNetworkPolicyProtocol
+		switch d.n(4) {
+		case 0:
+			p.TCP = &policyv1alpha2.ClusterNetworkPolicyProtocolTCP{DestinationPort: port}
+		case 1:
+			p.UDP = &policyv1alpha2.ClusterNetworkPolicyProtocolUDP{DestinationPort: port}
+		case 2:
+			p.SCTP = &policyv1alpha2.ClusterNetworkPolicyProtocolSCTP{DestinationPort: port}
+		case 3:
+			p.DestinationNamedPort = pick(d, names...)
+		}
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+func (d *dice) namespacedPod() *policyv1alpha2.NamespacedPod {
+	return &policyv1alpha2.NamespacedPod{NamespaceSelector: *d.selector(), PodSelector: *d.selector()}
+}
+
+func (d *dice) clusterPolicy(name string) *policyv1alpha2.ClusterNetworkPolicy {
+	p := &policyv1alpha2.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: d.annotations()}}
+	p.Spec.Tier = pick(d, policyv1alpha2.AdminTier, policyv1alpha2.BaselineTier)
+	p.Spec.Priority = int32(d.n(3))
+	if d.maybe() {
+		p.Spec.Subject.Namespaces = d.selector()
+	} else {
+		p.Spec.Subject.Pods = d.namespacedPod()
+	}
+	actions := []policyv1alpha2.ClusterNetworkPolicyRuleAction{"Accept", "Deny", "Pass"}
+	for range d.n(3) {
+		r := policyv1alpha2.ClusterNetworkPolicyIngressRule{Action: pick(d, actions...), Protocols: d.protocols()}
+		for range 1 + d.n(2) {
+			var peer policyv1alpha2.ClusterNetworkPolicyIngressPeer
+			if d.maybe() {
+				peer.Namespaces = d.selector()
+			} else {
+				peer.Pods = d.namespacedPod()
+			}
+			r.From = append(r.From, peer)
+		}
+		p.Spec.Ingress = append(p.Spec.Ingress, r)
+	}
+	for range d.n(3) {
+		r := policyv1alpha2.ClusterNetworkPolicyEgressRule{Action: pick(d, actions...), Protocols: d.protocols()}
+		for range 1 + d.n(2) {
+			var peer policyv1alpha2.ClusterNetworkPolicyEgressPeer
+			switch d.n(5) {
+			case 0:
+				peer.Namespaces = d.selector()
+			case 1:
+				peer.Pods = d.namespacedPod()
+			case 2:
+				peer.Nodes = d.selector()
+			case 3:
+				for range 1 + d.n(2) {
+					peer.Networks = append(peer.Networks, policyv1alpha2.CIDR(pick(d, cidrs...)))
+				}
+			case 4:
+				r.Action = "Accept"
+				peer.DomainNames = []policyv1alpha2.DomainName{pick[policyv1alpha2.DomainName](d, "example.com", "*.example.com", "WWW.example.com.", "ample.com", "*.com")}
+			}
+			r.To = append(r.To, peer)
+		}
+		p.Spec.Egress = append(p.Spec.Egress, r)
+	}
+	return p
+}
+
+// fuzzTold is what pods were told by DNS, and fuzzNow is after some of it ended.
+var fuzzTold = []saying{
+	{"10.244.0.4", "www.example.com", "192.0.2.1", 100},
+	{"10.244.0.4", "example.com", "192.0.2.129", 100},
+	{"10.244.0.5", "a.b.example.com", "2001:db8::1", 100},
+	{"10.244.0.6", "www.example.com", "192.0.2.1", 40},
+	{"fd00:10:244::6", "badexample.com", "10.244.0.7", 100},
+	{"10.244.0.7", "Example.COM.", "10.244.0.1", 51},
+}
+
+const fuzzNow = 50
+
+// saying is one answer of DNS to a pod.
+type saying struct {
+	pod, name, addr string
+	until           int64
+}
+
+func namesFrom(told []saying) *Names {
+	n := &Names{}
+	for _, s := range told {
+		n.Learn(packet.AddrFrom(netip.MustParseAddr(s.pod)), s.name, []packet.Addr{packet.AddrFrom(netip.MustParseAddr(s.addr))}, 0, s.until)
+	}
+	return n
 }
 
 // pod has one of eight addresses in each family, so that now and then two
@@ -161,7 +272,13 @@ func (d *dice) pod(name kube.Name) *corev1.Pod {
 // change makes one change to a copy of the maps of st.
 func (d *dice) change(st kube.State) *kube.State {
 	name := kube.Name{Namespace: pick(d, spaces...), Name: pick(d, "p", "q", "r")}
-	switch d.n(8) {
+	switch d.n(11) {
+	case 8:
+		st.ClusterPolicies = maps.Clone(st.ClusterPolicies)
+		delete(st.ClusterPolicies, name.Name)
+	case 9, 10:
+		st.ClusterPolicies = maps.Clone(st.ClusterPolicies)
+		st.ClusterPolicies[name.Name] = d.clusterPolicy(name.Name)
 	case 0:
 		st.Namespaces = maps.Clone(st.Namespaces)
 		l := d.labels()
@@ -184,7 +301,8 @@ func (d *dice) change(st kube.State) *kube.State {
 }
 
 func emptyState() *kube.State {
-	st := &kube.State{Namespaces: map[string]*corev1.Namespace{}, Pods: map[kube.Name]*corev1.Pod{}, NetworkPolicies: map[kube.Name]*networkingv1.NetworkPolicy{}}
+	st := &kube.State{Namespaces: map[string]*corev1.Namespace{}, Pods: map[kube.Name]*corev1.Pod{}, NetworkPolicies: map[kube.Name]*networkingv1.NetworkPolicy{}, ClusterPolicies: map[string]*policyv1alpha2.ClusterNetworkPolicy{}}
+	st.Nodes = map[string]*corev1.Node{"node": {ObjectMeta: metav1.ObjectMeta{Name: "node", Labels: map[string]string{"app": "x"}}}}
 	for _, n := range spaces {
 		st.Namespaces[n] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: n, Labels: map[string]string{corev1.LabelMetadataName: n}}}
 	}
@@ -203,17 +321,17 @@ var everybody = func() []netip.Addr {
 	return all
 }()
 
-type question struct {
+type asked struct {
 	proto packet.Proto
 	port  uint16
 }
 
-var questions = []question{{packet.TCP, 80}, {packet.TCP, 81}, {packet.TCP, 8080}, {packet.UDP, 80}, {packet.UDP, 82}, {packet.SCTP, 80}, {packet.ICMP, 0}, {packet.ICMPv6, 0}, {47, 0}}
+var questions = []asked{{packet.TCP, 80}, {packet.TCP, 81}, {packet.TCP, 8080}, {packet.UDP, 80}, {packet.UDP, 82}, {packet.SCTP, 80}, {packet.ICMP, 0}, {packet.ICMPv6, 0}, {47, 0}}
 
 // compareNaive asks every question of both evaluators.
 func compareNaive(t *testing.T, tab *Table, st *kube.State) {
 	t.Helper()
-	v := naive{st, nodeAddrs}
+	v := naive{st, nodeAddrs, fuzzTold}
 	for _, a := range everybody {
 		subject, pod := tab.Pod(packet.AddrFrom(a)), v.podAt(a, false)
 		if (subject == nil) != (pod == nil) || subject != nil && subject.Name != (kube.Name{Namespace: pod.Namespace, Name: pod.Name}) {
@@ -225,18 +343,23 @@ func compareNaive(t *testing.T, tab *Table, st *kube.State) {
 		for _, dir := range []Direction{Ingress, Egress} {
 			for _, peer := range everybody {
 				for _, q := range questions {
-					got := tab.Judge(dir, subject, packet.AddrFrom(peer), q.proto, q.port)
-					want, isolating := v.judge(dir, pod, peer, q.proto, q.port)
-					if got.Allowed != want || got.Isolated != (len(isolating) > 0) || !got.Allowed && got.By != nil {
-						t.Fatalf("%s of %s, peer %s, proto %d port %d: got %+v, want allowed %t by %v", dir, subject.Name, peer, q.proto, q.port, got, want, isolating)
+					got := tab.Judge(dir, subject, packet.AddrFrom(peer), q.proto, q.port, fuzzNow)
+					want := v.judge(dir, pod, peer, q.proto, q.port)
+					if got.Allowed != want.allowed || got.Isolated != (len(want.isolating) > 0) ||
+						!slices.Equal(namesOf(got.Denying), want.denying) || !slices.Equal(namesOf(got.Audited), want.audited) {
+						t.Fatalf("%s of %s, peer %s, proto %d port %d: got %+v, want %+v", dir, subject.Name, peer, q.proto, q.port, got, want)
 					}
-					if by := namesOf(subject.Isolating(dir)); !slices.Equal(by, isolating) {
-						t.Fatalf("%s of %s isolated by %v, want %v", dir, subject.Name, by, isolating)
+					if by := namesOf(subject.Isolating(dir)); !slices.Equal(by, want.isolating) {
+						t.Fatalf("%s of %s isolated by %v, want %v", dir, subject.Name, by, want.isolating)
 					}
 				}
 			}
 		}
 	}
+}
+
+func sameVerdict(a, b Verdict) bool {
+	return a.Allowed == b.Allowed && a.Isolated == b.Isolated && a.By == b.By && slices.Equal(a.Denying, b.Denying) && slices.Equal(a.Audited, b.Audited)
 }
 
 func namesOf(ps []*Policy) []string {
@@ -263,7 +386,7 @@ func compareSharing(t *testing.T, old, now *Table) {
 					continue // the answer may change with the peer's named ports: the peer's pointer tells
 				}
 				for _, q := range questions {
-					if was, is := old.Judge(dir, p, b, q.proto, q.port), now.Judge(dir, p, b, q.proto, q.port); was != is {
+					if was, is := old.Judge(dir, p, b, q.proto, q.port, fuzzNow), now.Judge(dir, p, b, q.proto, q.port, fuzzNow); !sameVerdict(was, is) {
 						t.Fatalf("%s of %s, peer %s, proto %d port %d: the pod is the same pointer, but the verdict went from %+v to %+v", dir, p.Name, peer, q.proto, q.port, was, is)
 					}
 				}
@@ -276,7 +399,10 @@ func compareSharing(t *testing.T, old, now *Table) {
 // leave every Pod the same pointer.
 func compareRewritten(t *testing.T, tab *Table, st kube.State, cfg Config) {
 	t.Helper()
-	st.Pods, st.Namespaces, st.NetworkPolicies = maps.Clone(st.Pods), maps.Clone(st.Namespaces), maps.Clone(st.NetworkPolicies)
+	st.Pods, st.Namespaces, st.NetworkPolicies, st.ClusterPolicies = maps.Clone(st.Pods), maps.Clone(st.Namespaces), maps.Clone(st.NetworkPolicies), maps.Clone(st.ClusterPolicies)
+	for n, o := range st.ClusterPolicies {
+		st.ClusterPolicies[n] = o.DeepCopy()
+	}
 	for n, o := range st.Pods {
 		st.Pods[n] = o.DeepCopy()
 	}
@@ -313,7 +439,7 @@ func FuzzPolicy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		d := &dice{in[:min(len(in), 600)]}
 		st := emptyState()
-		cfg := Config{NodeAddrs: nodeAddrs}
+		cfg := Config{NodeAddrs: nodeAddrs, Names: namesFrom(fuzzTold)}
 		tab, _ := Compile(nil, st, cfg)
 		for step := 0; len(d.in) > 0; step++ {
 			for range 1 + d.n(3) {

@@ -12,6 +12,7 @@ import (
 type Table struct {
 	peers map[packet.Addr]*peer
 	nodes []packet.Addr // of the node, and of pods in its network
+	names *Names
 
 	inputs inputs
 }
@@ -36,33 +37,111 @@ func (t *Table) Pod(a packet.Addr) *Pod {
 // Judge says whether subject may open a conversation with peer: with Ingress
 // the peer is the client, with Egress it is the server. Proto and dstPort are
 // those of the first packet; named ports are looked up on the destination pod.
-// A protocol without ports (ICMP among them) is allowed by rules without ports
-// only. A nil subject is no pod and may do everything. Judge does not allocate.
-func (t *Table) Judge(dir Direction, subject *Pod, with packet.Addr, proto packet.Proto, dstPort uint16) Verdict {
-	policies := subject.Isolating(dir)
-	if len(policies) == 0 {
+// A protocol without ports (ICMP among them) is matched by rules without ports
+// only. Now, in nanoseconds, is compared with the time of what pods learned from
+// DNS. A nil subject is no pod and may do everything. Judge does not allocate.
+func (t *Table) Judge(dir Direction, subject *Pod, with packet.Addr, proto packet.Proto, dstPort uint16, now int64) (v Verdict) {
+	if subject == nil {
 		return Verdict{Allowed: true}
 	}
-	if slices.Contains(t.nodes, with) || slices.Contains(subject.addrs, with) {
-		return Verdict{Allowed: true, Isolated: true}
+	set := &subject.sets[dir]
+	v.Isolated = len(set.isolating) > 0
+	if set.empty() || slices.Contains(subject.addrs, with) {
+		v.Allowed = true
+		return v
 	}
-	var selectors []selectorID
+	q := question{table: t, subject: subject, peer: with, proto: proto, port: dstPort, now: now, dir: dir}
+	q.node = slices.Contains(t.nodes, with)
 	var far *Pod
 	if p := t.peers[with]; p != nil {
-		far, selectors = p.pod, p.selectors
+		far, q.selectors = p.pod, p.selectors
 	}
-	named := subject
+	q.named = subject
 	if dir == Egress {
-		named = far
+		q.named = far
 	}
+	if q.tier(set.admin, &v) {
+		return v
+	}
+	if len(set.isolating) > 0 || len(set.auditing) > 0 {
+		if v.By = q.admits(set.isolating); v.By == nil {
+			v.By = q.admits(set.auditing)
+		}
+		switch {
+		case q.node || v.By != nil:
+			v.Allowed = true
+			return v
+		case len(set.isolating) > 0:
+			v.Denying = set.isolating
+			return v
+		}
+		v.audit(set.auditing)
+	}
+	if !q.tier(set.baseline, &v) {
+		v.Allowed = true
+	}
+	return v
+}
+
+// audit notes who would have denied: the first to do so, as it would have been final.
+func (v *Verdict) audit(by []*Policy) {
+	if v.Audited == nil {
+		v.Audited = by
+	}
+}
+
+// question is one that rules are asked.
+type question struct {
+	table     *Table
+	subject   *Pod
+	dir       Direction
+	peer      packet.Addr
+	selectors []selectorID // that match the peer, ascending
+	named     *Pod         // where named ports are looked up, or nil
+	node      bool         // the peer is the node
+	proto     packet.Proto
+	port      uint16
+	now       int64
+}
+
+// tier asks the policies of one tier of ClusterNetworkPolicies. True says that
+// the verdict is final.
+func (q *question) tier(policies []*Policy, v *Verdict) bool {
 	for _, p := range policies {
-		for _, r := range p.rules[dir] {
-			if r.admitsPort(named, proto, dstPort) && r.admitsPeer(with, selectors) {
-				return Verdict{Allowed: true, Isolated: true, By: r}
+		for _, r := range p.rules[q.dir] {
+			switch {
+			case !q.matches(r):
+			case r.Action == Pass:
+				return false
+			case r.Action == Accept:
+				v.Allowed, v.By = true, r
+				return true
+			case p.Audit:
+				v.audit(r.by)
+			default:
+				v.Denying, v.By = r.by, r
+				return true
 			}
 		}
 	}
-	return Verdict{Isolated: true}
+	return false
+}
+
+// admits returns the first rule of NetworkPolicies that allows.
+func (q *question) admits(policies []*Policy) *Rule {
+	for _, p := range policies {
+		for _, r := range p.rules[q.dir] {
+			if q.matches(r) {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+func (q *question) matches(r *Rule) bool {
+	return r.admitsPort(q.named, q.proto, q.port) && (r.admitsPeer(q.peer, q.selectors) || r.nodes && q.node ||
+		len(r.domains) > 0 && q.table.names.resolves(q.subject, q.peer, r.domains, q.now))
 }
 
 func (r *Rule) admitsPort(destination *Pod, proto packet.Proto, port uint16) bool {
@@ -72,7 +151,7 @@ func (r *Rule) admitsPort(destination *Pod, proto packet.Proto, port uint16) boo
 	for i := range r.ports {
 		p := &r.ports[i]
 		switch {
-		case p.proto != proto:
+		case p.proto != proto && (p.proto != 0 || !p.named):
 		case !p.named:
 			if p.first <= port && port <= p.last {
 				return true

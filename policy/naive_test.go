@@ -19,6 +19,7 @@ import (
 type naive struct {
 	st    *kube.State
 	nodes []netip.Addr
+	told  []saying
 }
 
 // podAt finds who has an address. Completed pods have given theirs back.
@@ -37,50 +38,93 @@ func (v naive) podAt(a netip.Addr, host bool) *corev1.Pod {
 	return found
 }
 
-func (v naive) judge(dir Direction, subject *corev1.Pod, peer netip.Addr, proto packet.Proto, port uint16) (allowed bool, isolating []string) {
+// answer is a verdict, and by whom.
+type answer struct {
+	allowed                     bool
+	isolating, denying, audited []string
+}
+
+func (v naive) judge(dir Direction, subject *corev1.Pod, peer netip.Addr, proto packet.Proto, port uint16) (a answer) {
 	var selecting []*networkingv1.NetworkPolicy
+	var auditing []string
 	for _, np := range v.st.NetworkPolicies {
 		// "Policies in a namespace apply only to it"; "An empty selector matches
 		// all pods in the policy's namespace."
 		if np.Namespace == subject.Namespace && matches(&np.Spec.PodSelector, subject.Labels) && affects(&np.Spec, dir) {
 			selecting = append(selecting, np)
-			isolating = append(isolating, np.Namespace+"/"+np.Name)
+			if np.Annotations["podgate.dev/audit"] == "true" {
+				auditing = append(auditing, np.Namespace+"/"+np.Name)
+			} else {
+				a.isolating = append(a.isolating, np.Namespace+"/"+np.Name)
+			}
 		}
 	}
-	slices.Sort(isolating)
-	// "Traffic is allowed to a pod if there are no NetworkPolicies selecting
-	// the pod, OR if the traffic source is the pod's local node, OR if the
-	// traffic matches at least one ingress rule across all of the
-	// NetworkPolicy objects whose podSelector matches the pod."
-	if len(selecting) == 0 || slices.Contains(v.nodes, peer) || v.podAt(peer, true) != nil {
-		return true, isolating
-	}
-	other := v.podAt(peer, false)
+	slices.Sort(a.isolating)
+	slices.Sort(auditing)
 	for _, ip := range subject.Status.PodIPs {
 		if ip.IP == peer.String() { // "A Pod cannot block access to itself"
-			return true, isolating
+			a.allowed = true
+			return a
 		}
 	}
+	other := v.podAt(peer, false)
 	destination := subject
 	if dir == Egress {
 		destination = other
 	}
-	for _, np := range selecting {
-		if dir == Ingress {
-			for _, r := range np.Spec.Ingress {
-				if v.ports(r.Ports, destination, proto, port) && v.peers(r.From, np.Namespace, peer, other) {
-					return true, isolating
-				}
-			}
-		} else {
-			for _, r := range np.Spec.Egress {
-				if v.ports(r.Ports, destination, proto, port) && v.peers(r.To, np.Namespace, peer, other) {
-					return true, isolating
-				}
+	// "The Admin tier takes precedence over all other policies."
+	if v.tier("Admin", dir, subject, peer, other, destination, proto, port, &a) {
+		return a
+	}
+	// "v1.NetworkPolicy always makes a final decision for selected pods."
+	if len(selecting) > 0 {
+		// "Traffic is allowed to a pod if there are no NetworkPolicies selecting
+		// the pod, OR if the traffic source is the pod's local node, OR if the
+		// traffic matches at least one ingress rule across all of the
+		// NetworkPolicy objects whose podSelector matches the pod."
+		if slices.Contains(v.nodes, peer) || v.podAt(peer, true) != nil {
+			a.allowed = true
+			return a
+		}
+		for _, np := range selecting {
+			if v.ruleAllows(np, dir, peer, other, destination, proto, port) {
+				a.allowed = true
+				return a
 			}
 		}
+		if len(a.isolating) > 0 {
+			a.denying = a.isolating
+			return a
+		}
+		if a.audited == nil {
+			a.audited = auditing
+		}
 	}
-	return false, isolating
+	// "Further evaluation only happens for Pods not selected by a v1.NetworkPolicy."
+	if v.tier("Baseline", dir, subject, peer, other, destination, proto, port, &a) {
+		return a
+	}
+	// "the default kubernetes policy is applied, which says that all pods can
+	// communicate with each other"
+	a.allowed = true
+	return a
+}
+
+func (v naive) ruleAllows(np *networkingv1.NetworkPolicy, dir Direction, peer netip.Addr, other, destination *corev1.Pod, proto packet.Proto, port uint16) bool {
+	if dir == Ingress {
+		for _, r := range np.Spec.Ingress {
+			if v.ports(r.Ports, destination, proto, port) && v.peers(r.From, np.Namespace, peer, other) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, r := range np.Spec.Egress {
+		if v.ports(r.Ports, destination, proto, port) && v.peers(r.To, np.Namespace, peer, other) {
+			return true
+		}
+	}
+	return false
 }
 
 // "If this field is not specified, it will default based on the existence of

@@ -1,5 +1,10 @@
-// Package policy turns NetworkPolicy objects into per-pod rule tables: a pure
-// compile step from kube.State, and verdicts that the data path asks for once a flow.
+// Package policy turns NetworkPolicy and ClusterNetworkPolicy objects into
+// per-pod rule tables: a pure compile step from kube.State, and verdicts that the
+// data path asks for once a flow.
+//
+// Verdicts go through the tiers in the API's order, Admin, NetworkPolicy,
+// Baseline, and end in "allowed". A policy with the annotation
+// podgate.dev/audit: "true" never denies; what it would deny is said.
 //
 // A Table is immutable and shares with its predecessor every Pod whose rules
 // did not change: the same pointer means that no verdict about the pod can have
@@ -12,6 +17,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"unique"
 
 	"podgate/kube"
@@ -33,16 +39,44 @@ func (d Direction) String() string {
 	return "egress"
 }
 
+// AuditAnnotation on a policy, with the value "true", makes it report instead of
+// deny: see Verdict.Audited.
+const AuditAnnotation = "podgate.dev/audit"
+
 // Config is what the policies leave to the node. The zero value works.
 type Config struct {
-	NodeAddrs []netip.Addr // traffic from and to these is never denied
+	NodeAddrs []netip.Addr // NetworkPolicy never denies traffic from and to these
+	FailOpen  bool         // policies that cannot be read are as if they were not there, instead of isolating whom they select
+	Names     *Names       // what pods learned from DNS; nil: rules by domain name match nothing
 }
+
+// Tier is where a policy stands in the order of evaluation.
+type Tier uint8
+
+const (
+	Admin      Tier = iota // ClusterNetworkPolicy of tier Admin
+	Namespaced             // NetworkPolicy
+	Baseline               // ClusterNetworkPolicy of tier Baseline
+)
+
+// Action is what a rule does with what it matches. Rules of NetworkPolicies accept.
+type Action uint8
+
+const (
+	Accept Action = iota
+	Deny
+	Pass // to the next tier
+)
+
+func (a Action) String() string { return [...]string{"Accept", "Deny", "Pass"}[a] }
 
 // Verdict is the answer of Table.Judge.
 type Verdict struct {
 	Allowed  bool
-	Isolated bool  // some policy selects the subject in this direction; who: Pod.Isolating
-	By       *Rule // the rule that allows, or nil: not isolated, the node, or the pod itself
+	Isolated bool      // some NetworkPolicy selects the subject in this direction; who: Pod.Isolating
+	By       *Rule     // the rule that decides, or nil: no policy applies, the node, the pod itself, or isolated by Denying
+	Denying  []*Policy // who denies: those that isolate the pod, or the one whose rule denies; not to be changed
+	Audited  []*Policy // in audit mode, those that would have denied; not to be changed
 }
 
 // Pod is what policies say about one pod. The same pointer in the next Table
@@ -51,26 +85,48 @@ type Verdict struct {
 type Pod struct {
 	Name kube.Name
 
-	addrs    []packet.Addr
-	policies [2][]*Policy // that isolate the pod, by Direction, sorted by name
-	ports    []namedPort
+	addrs []packet.Addr
+	sets  [2]set // by Direction
+	ports []namedPort
 }
 
-// Isolating returns the policies that select p in direction d, sorted by name;
-// empty means that p is not isolated. The caller must not change it.
+// set is the policies that select a pod in one direction.
+type set struct {
+	admin, baseline []*Policy // by priority, then name
+	isolating       []*Policy // NetworkPolicies by name
+	auditing        []*Policy // NetworkPolicies in audit mode by name
+}
+
+func (s *set) empty() bool {
+	return len(s.admin) == 0 && len(s.isolating) == 0 && len(s.auditing) == 0 && len(s.baseline) == 0
+}
+
+func (s *set) same(o *set) bool {
+	return slices.Equal(s.admin, o.admin) && slices.Equal(s.baseline, o.baseline) &&
+		slices.Equal(s.isolating, o.isolating) && slices.Equal(s.auditing, o.auditing)
+}
+
+// Isolating returns the NetworkPolicies that isolate p in direction d, sorted by
+// name; empty means that p is not isolated. The caller must not change it.
 func (p *Pod) Isolating(d Direction) []*Policy {
 	if p == nil {
 		return nil
 	}
-	return p.policies[d]
+	return p.sets[d].isolating
 }
 
-// Policy is one compiled NetworkPolicy.
-type Policy struct {
-	Name kube.Name
+// Selected says whether a policy of any kind selects p in direction d.
+func (p *Pod) Selected(d Direction) bool { return p != nil && !p.sets[d].empty() }
 
-	rules [2][]*Rule
-	types [2]bool
+// Policy is one compiled NetworkPolicy or ClusterNetworkPolicy.
+type Policy struct {
+	Name  kube.Name // without namespace: a ClusterNetworkPolicy
+	Tier  Tier
+	Audit bool // it only reports
+
+	priority int32
+	rules    [2][]*Rule
+	types    [2]bool
 }
 
 // Rule is one entry of spec.ingress or spec.egress.
@@ -78,17 +134,29 @@ type Rule struct {
 	Policy    kube.Name
 	Direction Direction
 	Index     int
+	Action    Action
+	Name      string // a ClusterNetworkPolicy's rule may have one
 
+	by        []*Policy   // the policy itself
 	ports     []portRange // empty with anyPort false: nothing
 	anyPort   bool        // no ports given: every protocol and port
 	anyPeer   bool        // no peers given: everybody
+	nodes     bool        // the node's addresses are peers
 	selectors []selectorID
 	ranges    []addrRange
+	domains   []domain
 }
 
 // String names the rule as in "policy shop/allow-web rule ingress[0]".
 func (r *Rule) String() string {
-	return fmt.Sprintf("policy %s rule %s[%d]", r.Policy, r.Direction, r.Index)
+	if r.Policy.Namespace != "" {
+		return fmt.Sprintf("policy %s rule %s[%d]", r.Policy, r.Direction, r.Index)
+	}
+	s := fmt.Sprintf("cluster policy %s rule %s[%d]", r.Policy, r.Direction, r.Index)
+	if r.Name != "" {
+		s += fmt.Sprintf(" (%s)", r.Name)
+	}
+	return s
 }
 
 // selectorID names an interned selector; peers carry the ids of the selectors
@@ -105,7 +173,7 @@ type namedPort struct {
 // portRange is one entry of a rule's ports: a range of numbers, or a name that
 // is resolved on the destination pod.
 type portRange struct {
-	proto       packet.Proto
+	proto       packet.Proto // 0 with a name: every protocol that has ports
 	named       bool
 	first, last uint16
 	name        unique.Handle[string]

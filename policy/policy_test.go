@@ -101,7 +101,7 @@ func connects(t testing.TB, tab *Table, st *kube.State, conversation string) boo
 	}
 	number := map[string]packet.Proto{"tcp": packet.TCP, "udp": packet.UDP, "sctp": packet.SCTP, "icmp": packet.ICMP, "icmp6": packet.ICMPv6}[proto]
 	src, dst := addrOf(st, from), addrOf(st, to)
-	return tab.Judge(Egress, tab.Pod(src), dst, number, port).Allowed && tab.Judge(Ingress, tab.Pod(dst), src, number, port).Allowed
+	return tab.Judge(Egress, tab.Pod(src), dst, number, port, 0).Allowed && tab.Judge(Ingress, tab.Pod(dst), src, number, port, 0).Allowed
 }
 
 // TestAPI has a case for each sentence of the API.
@@ -254,11 +254,11 @@ func TestVerdictNamesRuleAndPolicies(t *testing.T) {
 	apply(t, st, "shop/allow-web", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 1}]}, {ports: [{port: 80}]}]}")
 	tab, _ := Compile(nil, st, Config{})
 	web := tab.Pod(addrOf(st, "shop/web"))
-	v := tab.Judge(Ingress, web, addrOf(st, "out"), packet.TCP, 80)
+	v := tab.Judge(Ingress, web, addrOf(st, "out"), packet.TCP, 80, 0)
 	if got, want := fmt.Sprint(v.By), "policy shop/allow-web rule ingress[1]"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	v = tab.Judge(Ingress, web, addrOf(st, "out"), packet.TCP, 81)
+	v = tab.Judge(Ingress, web, addrOf(st, "out"), packet.TCP, 81, 0)
 	if v.Allowed || !v.Isolated || v.By != nil {
 		t.Errorf("got %+v, want denied", v)
 	}
@@ -268,10 +268,10 @@ func TestVerdictNamesRuleAndPolicies(t *testing.T) {
 	if got := web.Isolating(Egress); len(got) != 0 {
 		t.Errorf("isolating in egress: got %v, want none", namesOf(got))
 	}
-	if v := tab.Judge(Egress, web, addrOf(st, "out"), packet.TCP, 81); !v.Allowed || v.Isolated {
+	if v := tab.Judge(Egress, web, addrOf(st, "out"), packet.TCP, 81, 0); !v.Allowed || v.Isolated {
 		t.Errorf("egress: got %+v, want allowed, not isolated", v)
 	}
-	if v := tab.Judge(Ingress, nil, addrOf(st, "out"), packet.TCP, 81); !v.Allowed {
+	if v := tab.Judge(Ingress, nil, addrOf(st, "out"), packet.TCP, 81, 0); !v.Allowed {
 		t.Errorf("no pod: got %+v, want allowed", v)
 	}
 }
@@ -301,9 +301,9 @@ func TestJudgeDoesNotAllocate(t *testing.T) {
 	tab, _ := Compile(nil, st, Config{NodeAddrs: nodeAddrs})
 	web, out, db := tab.Pod(addrOf(st, "shop/web")), addrOf(st, "out"), addrOf(st, "shop/db")
 	n := testing.AllocsPerRun(100, func() {
-		tab.Judge(Ingress, web, out, packet.TCP, 8080)
-		tab.Judge(Egress, web, db, packet.TCP, 9090)
-		tab.Judge(Egress, web, out, packet.TCP, 9090)
+		tab.Judge(Ingress, web, out, packet.TCP, 8080, 0)
+		tab.Judge(Egress, web, db, packet.TCP, 9090, 0)
+		tab.Judge(Egress, web, out, packet.TCP, 9090, 0)
 	})
 	if n != 0 {
 		t.Errorf("got %v allocations, want 0", n)

@@ -160,6 +160,6 @@ func BenchmarkJudge(b *testing.B) {
 		addrs = append(addrs, addrOf(st, p.Status.PodIPs[0].IP))
 	}
 	for i := 0; b.Loop(); i++ {
-		tab.Judge(Ingress, tab.Pod(addrs[i%len(addrs)]), addrs[(i+1)%len(addrs)], packet.TCP, 80)
+		tab.Judge(Ingress, tab.Pod(addrs[i%len(addrs)]), addrs[(i+1)%len(addrs)], packet.TCP, 80, 0)
 	}
 }

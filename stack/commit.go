@@ -32,6 +32,7 @@ func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, 
 		w.drop(in, p, r)
 		return nil, nil
 	}
+	w.cookie(f).audited = w.judged(in.attachment, p.Tuple, &d)
 	return f, &f.Orig
 }
 

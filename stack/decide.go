@@ -70,7 +70,18 @@ type decision struct {
 	masquerade bool              // to.Src is the gateway's: a source port must be claimed
 	choice     nat.Choice        // how the backend was chosen
 	judged     [2]policy.Verdict // by policy.Direction
-	denying    []*policy.Policy  // that isolate the pod which denied it
+}
+
+// denying are the policies that denied: those that isolate a pod, or the one
+// that has a rule to deny.
+func (d *decision) denying() []*policy.Policy {
+	switch d.reason {
+	case PolicyEgressDenied:
+		return d.judged[policy.Egress].Denying
+	case PolicyIngressDenied:
+		return d.judged[policy.Ingress].Denying
+	}
+	return nil
 }
 
 func (d *decision) refuse(r Reason) {
@@ -90,11 +101,11 @@ func (s *Snapshot) decide(q query, v view, tr *Trace) (d decision) {
 		tr.service(&q, &d, r)
 	}
 	if r == None {
-		r = s.judge(policy.Egress, &d)
+		r = s.judge(policy.Egress, &v, &d)
 		tr.judge(s, policy.Egress, &d, r)
 	}
 	if r == None {
-		r = s.judge(policy.Ingress, &d)
+		r = s.judge(policy.Ingress, &v, &d)
 		tr.judge(s, policy.Ingress, &d, r)
 	}
 	if r == None {
@@ -162,7 +173,7 @@ func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
 }
 
 // judge asks the policies of one end. A pod always reaches itself.
-func (s *Snapshot) judge(dir policy.Direction, d *decision) Reason {
+func (s *Snapshot) judge(dir policy.Direction, v *view, d *decision) Reason {
 	subject, peer, denied := s.policyPod(d.to.Src), d.to.Dst, PolicyEgressDenied
 	if dir == policy.Egress {
 		d.srcPod = subject
@@ -174,11 +185,10 @@ func (s *Snapshot) judge(dir policy.Direction, d *decision) Reason {
 		d.judged[dir].Allowed = true
 		return None
 	}
-	d.judged[dir] = s.policies.Judge(dir, subject, peer, d.to.Proto, d.to.DstPort)
+	d.judged[dir] = s.policies.Judge(dir, subject, peer, d.to.Proto, d.to.DstPort, v.now)
 	if d.judged[dir].Allowed {
 		return None
 	}
-	d.denying = subject.Isolating(dir)
 	return denied
 }
 

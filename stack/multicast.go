@@ -37,9 +37,10 @@ func (w *worker) group(in *port, p *packet.Packet) {
 			}
 			d := decision{to: p.Tuple}
 			d.to.Dst = a
-			r := w.snap.judge(policy.Egress, &d)
+			v := w.view(nil)
+			r := w.snap.judge(policy.Egress, &v, &d)
 			if r == None {
-				r = w.snap.judge(policy.Ingress, &d)
+				r = w.snap.judge(policy.Ingress, &v, &d)
 			}
 			if r == None {
 				w.send(out, p.Frame)

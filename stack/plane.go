@@ -1,9 +1,12 @@
 package stack
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -191,10 +194,49 @@ func (p *Plane) Counters() map[string]uint64 {
 	}
 	p.do(func(w *worker) {
 		for d, n := range w.denials {
-			all[fmt.Sprintf("%s{%s}", d.reason, d.policy)] = n
+			all[fmt.Sprintf("%s{%s}", d.reason, d.policy)] += n.packets
 		}
 	})
 	return all
+}
+
+// Denials are the packets that policies denied, and the conversations that
+// policies in audit mode would have, by policy, rule, pod and peer. Of some
+// thousands of these on, peers are no longer told apart.
+func (p *Plane) Denials() (list []DenialRecord) {
+	p.do(func(w *worker) {
+		for d, n := range w.denials {
+			list = append(list, d.record(n))
+		}
+	})
+	slices.SortFunc(list, compareDenials)
+	return list
+}
+
+// WouldCut lists the conversations that go on now and that other policies would
+// deny.
+func (p *Plane) WouldCut(policies *policy.Table) (list []CutRecord) {
+	p.do(func(w *worker) {
+		s := *w.snap
+		s.policies = policies
+		for f := range w.flows.All() {
+			if r, ok := w.wouldCut(&s, f); ok {
+				list = append(list, r)
+			}
+		}
+	})
+	return list
+}
+
+// LogVerdicts writes a line of JSON for each verdict of a policy, until ctx ends
+// or out fails: denials and what audits would have denied, and with all also the
+// conversations that policies let through. It writes at most a thousand lines a second, and
+// says how many it left out. One caller at a time.
+func (p *Plane) LogVerdicts(ctx context.Context, out io.Writer, all bool) error {
+	l := &verdictLog{entries: make(chan verdictEntry, 1024), all: all}
+	p.do(func(w *worker) { w.verdicts = l })
+	defer p.do(func(w *worker) { w.verdicts = nil })
+	return l.run(ctx, out)
 }
 
 // Generation is that of the configuration in force.

@@ -70,6 +70,10 @@ const (
 	FlowCutByDetach
 	FlowMoved
 
+	// Conversations that a policy in audit mode would have denied.
+	PolicyEgressAudited
+	PolicyIngressAudited
+
 	// A Decode fault f is the Reason malformed+f.
 	malformed
 
@@ -152,6 +156,8 @@ var reasons = [malformed]struct {
 	FlowCutByRoute:       {"flow-cut-by-route", flowEvent, 0},
 	FlowCutByDetach:      {"flow-cut-by-detach", flowEvent, 0},
 	FlowMoved:            {"flow-moved", flowEvent, 0},
+	PolicyEgressAudited:  {"policy-egress-audited", flowEvent, 0},
+	PolicyIngressAudited: {"policy-ingress-audited", flowEvent, 0},
 }
 
 // fromFault is the Reason for a frame that Decode refused.

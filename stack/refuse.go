@@ -3,18 +3,10 @@ package stack
 import (
 	"time"
 
-	"podgate/kube"
 	"podgate/nat"
 	"podgate/policy"
 	"podgate/stack/packet"
 )
-
-// denial is what is counted beside a policy Reason: whose denial it was. A pod
-// that several policies isolate is denied by all of them.
-type denial struct {
-	reason Reason
-	policy kube.Name
-}
 
 // drop counts a frame that goes nowhere; p is nil when it could not be decoded.
 func (w *worker) drop(in *port, p *packet.Packet, r Reason) {
@@ -50,9 +42,10 @@ func (w *worker) count(in *port, p *packet.Packet, r Reason, d *decision) {
 		e.tuple = p.Tuple
 	}
 	if d != nil {
-		e.to, e.service, e.denying = d.to, d.service, d.denying
-		for _, by := range d.denying {
-			w.denials[denial{r, by.Name}]++
+		e.to, e.service, e.denying = d.to, d.service, d.denying()
+		if e.denying != nil {
+			w.tally(r, e.denying, d)
+			w.verdicts.say(w, in.attachment, e.tuple, d, r)
 		}
 	}
 }

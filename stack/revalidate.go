@@ -29,7 +29,8 @@ import (
 // cookie is what the plane remembers with a flow.
 type cookie struct {
 	deps
-	cut *decision // the refusal that ended the flow; nil while it lives
+	audited bool      // noted already: see judged
+	cut     *decision // the refusal that ended the flow; nil while it lives
 }
 
 func (w *worker) cookie(f *flow.Flow) *cookie { return w.flows.Deps(f).(*cookie) }
@@ -89,6 +90,9 @@ func (w *worker) endorse(f *flow.Flow) standing {
 		d.to.Src == to.Src && d.to.Dst == to.Dst && d.to.DstPort == to.DstPort:
 		c.deps = d.deps
 		f.Gen = s.Generation
+		if !c.audited {
+			c.audited = w.judged(q.port, q.Tuple, &d)
+		}
 		return endorsed
 	case d.verdict == Forward || d.reason >= ServiceNoEndpoints && d.reason <= ServiceUnallocated:
 		w.reasons[FlowMoved].add(1)

@@ -48,11 +48,12 @@ type TraceResult struct {
 	Stages   []TraceStage `json:"stages"`
 	Verdict  string       `json:"verdict"` // forward, drop, reject
 	Reason   string       `json:"reason,omitempty"`
-	Service  string       `json:"service,omitempty"` // namespace/name:port
-	Backend  string       `json:"backend,omitempty"` // address:port, and the pod's name
-	Policies []string     `json:"policies,omitempty"`
-	Out      string       `json:"out,omitempty"`  // "shop/web", "local"
-	Sent     string       `json:"sent,omitempty"` // the tuple as it would leave
+	Service  string       `json:"service,omitempty"`  // namespace/name:port
+	Backend  string       `json:"backend,omitempty"`  // address:port, and the pod's name
+	Policies []string     `json:"policies,omitempty"` // that deny, or the rules that allow
+	Audited  []string     `json:"audited,omitempty"`  // policies in audit mode that would have denied
+	Out      string       `json:"out,omitempty"`      // "shop/web", "local"
+	Sent     string       `json:"sent,omitempty"`     // the tuple as it would leave
 }
 
 // Delivered says whether the packet would arrive.
@@ -163,14 +164,21 @@ func (t *Trace) judge(s *Snapshot, dir policy.Direction, d *decision, r Reason) 
 		t.add(stage, "%s is no pod: no policy applies", subject)
 	case d.to.Src == d.to.Dst:
 		t.add(stage, "a pod may always speak to itself")
+	case r != None && v.By != nil:
+		t.add(stage, "%s may not %s %s: denied by %s", s.who(subject), verb, s.who(peer), v.By)
 	case r != None:
-		t.add(stage, "%s may not %s %s: isolated by %s, and no rule allows it", s.who(subject), verb, s.who(peer), policyNames(d.denying))
+		t.add(stage, "%s may not %s %s: isolated by %s, and no rule allows it", s.who(subject), verb, s.who(peer), policyNames(v.Denying))
 	case v.By != nil:
 		t.add(stage, "%s may %s %s: allowed by %s", s.who(subject), verb, s.who(peer), v.By)
 	case v.Isolated:
 		t.add(stage, "%s may %s %s: the node is exempt", s.who(subject), verb, s.who(peer))
-	default:
+	case len(v.Audited) == 0 && pod.Selected(dir):
+		t.add(stage, "%s may %s %s: no rule of a cluster policy matches, and no other policy selects it", s.who(subject), verb, s.who(peer))
+	case len(v.Audited) == 0:
 		t.add(stage, "no policy selects %s", s.who(subject))
+	}
+	if len(v.Audited) > 0 {
+		t.add(stage, "%s may %s %s for the time being: %s would deny it, but only audits", s.who(subject), verb, s.who(peer), policyNames(v.Audited))
 	}
 }
 
@@ -334,12 +342,15 @@ func (w *worker) ask(tq TraceQuery) TraceResult {
 	} else {
 		res.Reason = d.reason.String()
 	}
-	for _, n := range d.denying {
+	for _, n := range d.denying() {
 		res.Policies = append(res.Policies, n.Name.String())
 	}
 	for _, v := range d.judged {
 		if d.verdict == Forward && v.By != nil {
 			res.Policies = append(res.Policies, v.By.String())
+		}
+		for _, p := range v.Audited {
+			res.Audited = append(res.Audited, p.Name.String())
 		}
 	}
 	return res

@@ -50,9 +50,10 @@ type worker struct {
 	nextID    flow.PortID
 	ticked    int64
 
-	reasons [numReasons]counter
-	denials map[denial]uint64
-	drops   dropRing
+	reasons  [numReasons]counter
+	denials  map[denial]*denials
+	verdicts *verdictLog // nil: nobody reads
+	drops    dropRing
 
 	captures []*capture
 	faulty   []*port // with a bad link
@@ -87,7 +88,7 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		flows:     flow.New(flow.Config{MaxFlows: cfg.MaxFlows, Timeouts: cfg.Timeouts}),
 		affinity:  newAffinity(),
 		frags:     newFragments(),
-		denials:   map[denial]uint64{},
+		denials:   map[denial]*denials{},
 		answering: newAnswering(cfg),
 	}
 	w.buffers = make([]byte, budget*link.MaxFrame)

@@ -317,7 +317,7 @@ func (z *fuzzed) allowed(src, dst packet.Addr, proto packet.Proto, port uint16) 
 	if src == dst {
 		return true
 	}
-	out := table.Judge(policy.Egress, table.Pod(src), dst, proto, port)
-	in := table.Judge(policy.Ingress, table.Pod(dst), src, proto, port)
+	out := table.Judge(policy.Egress, table.Pod(src), dst, proto, port, 0)
+	in := table.Judge(policy.Ingress, table.Pod(dst), src, proto, port, 0)
 	return out.Allowed && in.Allowed
 }

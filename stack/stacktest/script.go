@@ -45,7 +45,9 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
 //	trace POD PROTO DST        what the production decision says
-//	flows, drops               list them
+//	told POD NAME ADDR DURATION an answer of DNS to POD
+//	apply-broken FILE          apply manifests of which some are rejected
+//	flows, drops, denials      list them
 //
 // An address is a pod's name, svc/NAME, gateway, dns, or a literal; @6 means its
 // IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
@@ -172,6 +174,17 @@ func (s *script) run(line string) {
 		s.flows()
 	case "drops":
 		s.drops()
+	case "denials":
+		s.denials()
+	case "apply-broken":
+		for _, p := range w.ApplyBroken(s.file(args[0])) {
+			fmt.Fprintf(&s.out, "  %s\n", p)
+		}
+	case "told":
+		a, _ := s.addr(args[2])
+		ttl, err := time.ParseDuration(args[3])
+		s.fail(err)
+		w.Told(w.Pod(args[0]), args[1], a, ttl)
 	default:
 		s.fail(errors.New("unknown command"))
 	}
@@ -458,5 +471,15 @@ func (s *script) flows() {
 func (s *script) drops() {
 	for _, d := range s.w.Plane.Drops(100) {
 		fmt.Fprintf(&s.out, "  %s %s %s > %s %s->%s %s %s %v\n", d.Port, d.Proto, d.Src, d.Dst, d.SrcPod, d.DstPod, d.Verdict, d.Reason, d.Policies)
+	}
+}
+
+func (s *script) denials() {
+	for _, d := range s.w.Plane.Denials() {
+		verb := "denied"
+		if d.Audit {
+			verb = "audited"
+		}
+		fmt.Fprintf(&s.out, "  %s: %s of %s with %s: %d %s\n", d.By, d.Direction, d.Pod, d.Peer, d.Packets, verb)
 	}
 }

@@ -34,7 +34,8 @@ type World struct {
 	t     testing.TB
 	Plane *stack.Plane
 	Store *kube.Store
-	Local *Pod // the other side of the gateway's own stack
+	Names *policy.Names // what pods were told by DNS
+	Local *Pod          // the other side of the gateway's own stack
 	pods  map[kube.Name]*Pod
 	were  map[netip.Addr]kube.Name // pods that are gone
 	now   atomic.Int64
@@ -60,7 +61,7 @@ type Pod struct {
 // leaves out is filled in.
 func New(t testing.TB, cfg stack.Config) *World {
 	t.Helper()
-	w := &World{t: t, pods: map[kube.Name]*Pod{}, were: map[netip.Addr]kube.Name{}}
+	w := &World{t: t, Names: &policy.Names{}, pods: map[kube.Name]*Pod{}, were: map[netip.Addr]kube.Name{}}
 	w.now.Store(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano())
 	cfg.GatewayMAC = GatewayMAC
 	cfg.PodCIDRs, cfg.ServiceCIDRs = podCIDRs, svcCIDRs
@@ -106,6 +107,23 @@ func (w *World) Apply(manifests string) {
 		}
 	}
 	w.settle()
+}
+
+// ApplyBroken applies manifests of which some are rejected, and returns why.
+func (w *World) ApplyBroken(manifests string) (why []kube.Problem) {
+	w.t.Helper()
+	m, problems := kube.LoadBytes("manifests", []byte(manifests))
+	why = problems
+	for _, c := range w.Store.Apply(m.Objects) {
+		why = append(why, c.Problems...)
+	}
+	w.settle()
+	return why
+}
+
+// Told is an answer of DNS to a pod: name has an address for some time.
+func (w *World) Told(pod *Pod, name string, addr packet.Addr, ttl time.Duration) {
+	w.Names.Learn(packet.AddrFrom(pod.Addrs[0]), name, []packet.Addr{addr}, w.now.Load(), w.now.Load()+int64(ttl))
 }
 
 // Delete deletes what manifests name.
@@ -203,7 +221,7 @@ func (w *World) publish() {
 	for _, p := range problems {
 		w.t.Log(p)
 	}
-	w.Input.Policies, problems = policy.Compile(w.Input.Policies, state, policy.Config{NodeAddrs: node})
+	w.Input.Policies, problems = policy.Compile(w.Input.Policies, state, policy.Config{NodeAddrs: node, Names: w.Names})
 	for _, p := range problems {
 		w.t.Log(p)
 	}
