@@ -33,6 +33,11 @@ type Config struct {
 	Log         *slog.Logger
 
 	kube kubeOptions // of the Corefile
+
+	// Told, if not nil, is called with what an answer tells a client, before it
+	// is sent: the name as asked, its addresses and how long they are good for.
+	// It is called from several goroutines.
+	Told func(client netip.Addr, name string, addrs []netip.Addr, ttl time.Duration)
 }
 
 // PodMode says which names under pod.<domain> have addresses.

@@ -123,8 +123,13 @@ func (s *Server) readUDP(pc net.PacketConn) error {
 		}
 		answer, later := s.respond(in[:n], out, true)
 		if later != nil {
-			s.wait(func() { pc.WriteTo(later(), from) })
+			s.wait(func() {
+				answer := later()
+				s.told(from, answer)
+				pc.WriteTo(answer, from)
+			})
 		} else if answer != nil {
+			s.told(from, answer)
 			pc.WriteTo(answer, from)
 		}
 	}
@@ -166,6 +171,7 @@ func (s *Server) serveConn(c net.Conn) {
 	write := func(answer []byte) {
 		mu.Lock()
 		defer mu.Unlock()
+		s.told(c.RemoteAddr(), answer)
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		framed := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
 		if _, err := c.Write(append(framed, answer...)); err != nil {

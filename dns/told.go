@@ -1,0 +1,55 @@
+package dns
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// told lets Config.Told know what an answer, as it is about to be sent, says of
+// the addresses of the name that was asked for: those at the end of its chain of
+// aliases, for as long as the first record of the chain to end.
+func (s *Server) told(to net.Addr, wire []byte) {
+	if s.cfg.Told == nil || len(wire) < headerSize || wire[3]&0xf != dns.RcodeSuccess {
+		return
+	}
+	client, err := netip.ParseAddrPort(to.String())
+	var m dns.Msg
+	if err != nil || m.Unpack(wire) != nil || len(m.Question) != 1 {
+		return
+	}
+	at := strings.ToLower(m.Question[0].Name)
+	ttl := ^uint32(0)
+	for range m.Answer { // a chain is no longer than the answer
+		next := ""
+		for _, rr := range m.Answer {
+			if c, ok := rr.(*dns.CNAME); ok && strings.ToLower(c.Hdr.Name) == at {
+				next, ttl = strings.ToLower(c.Target), min(ttl, c.Hdr.Ttl)
+				break
+			}
+		}
+		if next == "" {
+			break
+		}
+		at = next
+	}
+	var addrs []netip.Addr
+	for _, rr := range m.Answer {
+		var ip net.IP
+		switch rr := rr.(type) {
+		case *dns.A:
+			ip = rr.A
+		case *dns.AAAA:
+			ip = rr.AAAA
+		}
+		if a, ok := netip.AddrFromSlice(ip); ok && strings.ToLower(rr.Header().Name) == at {
+			addrs, ttl = append(addrs, a.Unmap()), min(ttl, rr.Header().Ttl)
+		}
+	}
+	if len(addrs) > 0 {
+		s.cfg.Told(client.Addr().Unmap(), m.Question[0].Name, addrs, time.Duration(ttl)*time.Second)
+	}
+}
