@@ -18,6 +18,7 @@ type Config struct {
 	Dial           func(ctx context.Context, network, addr string) (net.Conn, error)
 	TrustedProxies []netip.Prefix // clients whose X-Forwarded-* are believed and continued; none
 	DialTimeout    time.Duration  // of one attempt to connect to an endpoint; 5 s
+	HeaderTimeout  time.Duration  // until a client's request header is complete; 10 s
 	AnswerTimeout  time.Duration  // until an endpoint's response header, from the end of the request; 60 s
 	AccessLog      func(Access)   // told of every request after it was answered; nil: nobody is
 	Log            *slog.Logger
@@ -35,6 +36,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DialTimeout <= 0 {
 		c.DialTimeout = 5 * time.Second
+	}
+	if c.HeaderTimeout <= 0 {
+		c.HeaderTimeout = 10 * time.Second
 	}
 	if c.AnswerTimeout <= 0 {
 		c.AnswerTimeout = 60 * time.Second

@@ -47,6 +47,8 @@ func (q *request) reasons(status int, err error) []string {
 	switch {
 	case q.route == nil && status == http.StatusBadRequest:
 		return []string{"podgate does not proxy such a request target."}
+	case q.route == nil && status == http.StatusRequestHeaderFieldsTooLarge:
+		return []string{fmt.Sprintf("A request has at most %d header fields.", maxFields)}
 	case q.route == nil:
 		what := fmt.Sprintf("No Ingress has rules for host %q.", q.host)
 		if q.table != nil {

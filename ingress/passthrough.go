@@ -80,7 +80,7 @@ func (sn *sniffer) Close() error {
 
 // look reads the client's hello and gives the connection to whom it is for.
 func (sn *sniffer) look(c net.Conn) {
-	name, read := hello(c)
+	name, read := hello(c, sn.s.cfg.HeaderTimeout)
 	b := sn.s.live.Load().passthrough[matchHost(name)]
 	ours := &replayed{Conn: c, first: read}
 	if b == nil {
@@ -101,8 +101,8 @@ func (sn *sniffer) look(c net.Conn) {
 }
 
 // hello reads the name that a TLS client asks for, and returns what it read.
-func hello(c net.Conn) (name string, read []byte) {
-	c.SetDeadline(time.Now().Add(headerTimeout))
+func hello(c net.Conn, within time.Duration) (name string, read []byte) {
+	c.SetDeadline(time.Now().Add(within))
 	defer c.SetDeadline(time.Time{})
 	var b bytes.Buffer
 	enough := errors.New("enough")

@@ -76,6 +76,14 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 		q.page(a, http.StatusBadRequest, nil)
 		return
 	}
+	fields := 0
+	for _, vs := range in.Header {
+		fields += len(vs)
+	}
+	if fields > maxFields {
+		q.page(a, http.StatusRequestHeaderFieldsTooLarge, nil)
+		return
+	}
 	q.match = matchPath(q.path)
 	if q.table, q.route = q.live.match(q.host, q.match); q.route == nil {
 		s.unrouted.Add(1)

@@ -46,11 +46,11 @@ type Server struct {
 }
 
 const (
-	headerTimeout    = 10 * time.Second // a client's request header
 	clientIdle       = 75 * time.Second // between requests of a client
 	endpointIdle     = 60 * time.Second // between requests to an endpoint
 	maxIdle          = 64               // idle connections to an endpoint
 	maxRequestHeader = 64 << 10         // bytes
+	maxFields        = 256              // of a request header
 )
 
 // NewServer makes a Server without Routes: it answers 404.
@@ -65,7 +65,7 @@ func NewServer(cfg Config) *Server {
 	s.errorLog = slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: s.cfg.HeaderTimeout,
 		IdleTimeout:       clientIdle,
 		MaxHeaderBytes:    maxRequestHeader,
 		ErrorLog:          s.errorLog,
@@ -83,6 +83,10 @@ func NewServer(cfg Config) *Server {
 			NextProtos: []string{"h2", "http/1.1"},
 		},
 	}
+	s.http.Protocols = new(http.Protocols)
+	s.http.Protocols.SetHTTP1(true)
+	s.http.Protocols.SetHTTP2(true)
+	s.http.Protocols.SetUnencryptedHTTP2(true)
 	s.askTLS = s.http.TLSConfig.Clone()
 	s.askTLS.GetConfigForClient, s.askTLS.ClientAuth = nil, tls.RequestClientCert
 	s.live.Store(&Routes{})
