@@ -55,6 +55,10 @@ its exit code. The command's files are those of the host.`,
 		if ctx.Err() != nil {
 			return exitCode(130)
 		}
+		if err != nil && code > 1 { // 126, 127: not run, not found
+			fmt.Fprintf(cmd.ErrOrStderr(), "podgate: %v\n", err)
+			return exitCode(code)
+		}
 		if err != nil {
 			return explain(err, name)
 		}

@@ -152,6 +152,13 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 		return nil, err
 	}
 	g.store.Sync(objs.Objects, problems)
+	g.wg.Go(func() {
+		select {
+		case <-g.pods.Done():
+			g.fatal("keeper", errors.New("it ended, and with it every pod"))
+		case <-g.quit: // it ends in good order
+		}
+	})
 	g.wg.Go(func() { g.compileLoop(ctx) })
 	g.wg.Go(func() { g.fatal("control socket", g.control.Serve()) })
 	watcher := &kube.Watcher{Store: g.store, Paths: paths, Log: log}
@@ -575,6 +582,7 @@ func (g *gateway) shutdown() { g.once.Do(func() { close(g.quit) }) }
 
 // stop takes everything down, in the reverse order of start.
 func (g *gateway) stop() {
+	g.shutdown()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if g.front != nil {

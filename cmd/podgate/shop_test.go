@@ -212,6 +212,12 @@ func TestShopWorks(t *testing.T) {
 			t.Errorf("exit code %d: %s", r.code, r.errOut)
 		}
 	})
+	t.Run("exec of what is not there says so with 127", func(t *testing.T) {
+		s := s.in(t)
+		if r := s.run("podgate exec -n shop batch -- /no/such/command"); r.code != 127 || !strings.Contains(r.errOut, "/no/such/command") {
+			t.Errorf("got exit code %d: %s", r.code, r.errOut)
+		}
+	})
 	t.Run("exec passes exit code and standard input", func(t *testing.T) {
 		s := s.in(t)
 		if r := s.runWith("podgate exec -i -n shop batch -- sh -c 'cat; exit 7'", "hello"); r.code != 7 || r.out != "hello" {

@@ -102,3 +102,16 @@ func TestAKilledGatewayLeavesNothing(t *testing.T) {
 	s.must("podgate down")
 	s.nothingLeft()
 }
+
+func TestAKilledKeeperEndsTheInstance(t *testing.T) {
+	s := newShell(t)
+	s.up("examples/shop")
+	for pid, cmd := range processesOf(t) {
+		if strings.HasPrefix(cmd, "podgate-keeper") {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.nothingLeft()
+}
