@@ -99,17 +99,32 @@ func workloadHTTP() *cobra.Command {
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "http on %s\n", ln.Addr())
 		srv := &http.Server{Handler: whoami(upstream, database, time.Now().Add(delay)), ReadHeaderTimeout: 10 * time.Second}
-		context.AfterFunc(ctx, func() {
-			grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			srv.Shutdown(grace)
-		})
-		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
+		return serveUntil(ctx, srv, ln)
 	}
 	return cmd
+}
+
+// lameDuck is how long a server that is told to stop goes on accepting: who was
+// sent here before the endpoint was taken out may still be on the way.
+const lameDuck = 100 * time.Millisecond
+
+// serveUntil serves until ctx ends, and then what has begun, for at most 5 s.
+func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-time.After(lameDuck):
+	}
+	grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return srv.Shutdown(grace)
 }
 
 func whoami(upstream, database string, readyAt time.Time) http.Handler {
