@@ -25,7 +25,8 @@ import (
 const leastSegment = 8
 
 // cut sends p, which is over the MTU of its way out, in pieces, or says why not.
-func (w *worker) cut(in *port, p *packet.Packet, leg *flow.Leg) {
+// It returns whether p is on its way.
+func (w *worker) cut(in *port, p *packet.Packet, leg *flow.Leg) bool {
 	out, rw := w.ports[leg.Out], &leg.Rewrite
 	vnet := p.Frame.Vnet()
 	super := p.GSOSize != 0 && vnet.GSOType&^packet.GSOECN != packet.GSOUDP
@@ -33,17 +34,17 @@ func (w *worker) cut(in *port, p *packet.Packet, leg *flow.Leg) {
 	if p.DontFragment() && !stream {
 		w.count(in, p, TooBig, nil)
 		w.tell(in, p, TooBig, out.MTU)
-		return
+		return false
 	}
 	dst := p.DstMAC()
 	if dst != rw.DstMAC || !switched(rw, out) {
 		if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
 			w.drop(in, p, WrongMAC)
-			return
+			return false
 		}
 		if rw.DecTTL && p.TTL <= 1 {
 			w.reject(in, p, TTLExpired)
-			return
+			return false
 		}
 		rw.Apply(p)
 	}
@@ -51,7 +52,7 @@ func (w *worker) cut(in *port, p *packet.Packet, leg *flow.Leg) {
 		vnet.GSOSize = uint16(out.MTU - (p.Payload - p.L3))
 		p.Frame.SetVnet(vnet)
 		w.send(out, p.Frame)
-		return
+		return true
 	}
 	if !super && vnet.GSOType != packet.GSONone {
 		vnet.GSOType, vnet.GSOSize = packet.GSONone, 0
@@ -72,4 +73,5 @@ func (w *worker) cut(in *port, p *packet.Packet, leg *flow.Leg) {
 	if !done {
 		w.drop(in, p, TooBig)
 	}
+	return done
 }

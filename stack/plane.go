@@ -29,6 +29,7 @@ type Config struct {
 
 	MTU             int           // of a port that names none; 1500
 	MaxFlows        int           // flow.DefaultMaxFlows
+	PortShare       float64       // the part of MaxFlows that one port may open; one half
 	Timeouts        flow.Timeouts // each with its default
 	MasqueradePorts [2]uint16     // first and last source port that may be claimed; 32768-60999
 	FloodRate       int           // flooded frames a second and port; 100

@@ -9,29 +9,29 @@ import (
 //
 // A frame that a pod addressed to its neighbour's MAC, and that no Service
 // translates, is switched: it leaves as it came, TTL untouched. Everything else
-// is routed: new MACs, TTL less one.
-func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) {
+// is routed: new MACs, TTL less one. It returns whether the packet is on its way.
+func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) bool {
 	out := w.ports[leg.Out]
 	rw := &leg.Rewrite
 	dst := p.DstMAC()
 	if p.SegmentLen() > out.MTU {
-		w.cut(in, p, leg)
-		return
+		return w.cut(in, p, leg)
 	}
 	if dst == rw.DstMAC && switched(rw, out) {
 		w.send(out, p.Frame)
-		return
+		return true
 	}
 	if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
 		w.drop(in, p, WrongMAC)
-		return
+		return false
 	}
 	if rw.DecTTL && p.TTL <= 1 {
 		w.reject(in, p, TTLExpired)
-		return
+		return false
 	}
 	rw.Apply(p)
 	w.send(out, p.Frame)
+	return true
 }
 
 // switched says whether a frame that is addressed to out's MAC stays as it is.

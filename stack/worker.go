@@ -85,7 +85,7 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		current:   current,
 		snap:      current.Load(),
 		ports:     make([]*port, 1),
-		flows:     flow.New(flow.Config{MaxFlows: cfg.MaxFlows, Timeouts: cfg.Timeouts}),
+		flows:     flow.New(flow.Config{MaxFlows: cfg.MaxFlows, PortShare: cfg.PortShare, Timeouts: cfg.Timeouts}),
 		affinity:  newAffinity(),
 		frags:     newFragments(),
 		denials:   map[denial]*denials{},
@@ -198,7 +198,8 @@ func (w *worker) frame(in *port, a *arrival) {
 // unicast finds the packet's flow, or makes it, and replays it.
 func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
 	f, leg := w.flows.LookupHash(&flow.Key{Tuple: p.Tuple, Port: in.id}, hash, w.now)
-	if f == nil || f.Gen != w.snap.Generation {
+	fresh := f == nil
+	if fresh || f.Gen != w.snap.Generation {
 		if f, leg = w.attend(in, p, f, leg); f == nil {
 			return
 		}
@@ -210,8 +211,11 @@ func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
 		}
 		w.flows.Hit(f, leg, p.TCPFlags, p.Len(), w.now)
 	}
-	if w.answering == nil || !w.answered(in, p, f, leg) {
-		w.replay(in, p, leg)
+	if w.answering != nil && w.answered(in, p, f, leg) {
+		return
+	}
+	if !w.replay(in, p, leg) && fresh {
+		w.flows.Remove(f) // nobody has seen it: there is nothing to answer
 	}
 }
 

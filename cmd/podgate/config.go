@@ -18,6 +18,7 @@ import (
 
 	"podgate/dns"
 	"podgate/kube"
+	"podgate/stack/flow"
 )
 
 // setting is one key of the configuration. The table below is the only place
@@ -50,6 +51,8 @@ type config struct {
 	Corefile      string
 	DNSTTL        uint32
 	MaxFlows      int
+	FlowShare     float64
+	Timeouts      flow.Timeouts
 	LogLevel      string
 	ReadyTimeout  time.Duration
 	Images        map[string][]string
@@ -173,6 +176,23 @@ var settings = []setting{
 		c.MaxFlows, err = between(v, 16, 1<<24)
 		return err
 	}},
+	{"flows.share", 50, "the part of flows.max that one pod may open, in percent", func(c *config, v string) error {
+		n, err := between(v, 1, 100)
+		c.FlowShare = float64(n) / 100
+		return err
+	}},
+	{"flows.timeouts.tcp-syn-sent", "2m", "silence after which a TCP handshake without answer is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPSynSent })},
+	{"flows.timeouts.tcp-syn-recv", "1m", "silence after which a TCP handshake without its last packet is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPSynRecv })},
+	{"flows.timeouts.tcp-established", "24h", "silence after which an open TCP connection is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPEstablished })},
+	{"flows.timeouts.tcp-fin-wait", "2m", "silence after which a TCP connection that one side closed is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPFinWait })},
+	{"flows.timeouts.tcp-close-wait", "1h", "silence after which a TCP connection that one side closed, the other having seen it is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPCloseWait })},
+	{"flows.timeouts.tcp-last-ack", "30s", "silence after which a TCP connection that both sides closed is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPLastAck })},
+	{"flows.timeouts.tcp-time-wait", "2m", "silence after which a TCP connection that is over is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPTimeWait })},
+	{"flows.timeouts.tcp-closed", "10s", "silence after which a TCP connection that was reset is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPClosed })},
+	{"flows.timeouts.udp", "30s", "silence after which UDP without answer is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.UDP })},
+	{"flows.timeouts.udp-replied", "2m", "silence after which UDP that was answered is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.UDPReplied })},
+	{"flows.timeouts.icmp", "30s", "silence after which ICMP echo is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.ICMP })},
+	{"flows.timeouts.other", "10m", "silence after which any other protocol is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.Other })},
 	{"ready.timeout", "60s", "how long `up --detach` waits for pods to be attached and started", func(c *config, v string) (err error) {
 		c.ReadyTimeout, err = time.ParseDuration(v)
 		return err
@@ -182,6 +202,18 @@ var settings = []setting{
 		return err
 	}},
 	{"images", "podgate.dev/workload: [podgate, workload]", "which command stands for an image (a map; podgate.yaml only)", nil},
+}
+
+// timeout sets one of the times after which silent flows are forgotten.
+func timeout(field func(*flow.Timeouts) *time.Duration) func(*config, string) error {
+	return func(c *config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < time.Second || d > 30*24*time.Hour {
+			return fmt.Errorf("%q is not a duration from 1s to 720h, such as 2m", v)
+		}
+		*field(&c.Timeouts) = d
+		return nil
+	}
 }
 
 // defaultImages stand for themselves: podgate is its own workload.
