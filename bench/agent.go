@@ -33,6 +33,8 @@ type sample struct {
 
 // roles are what a re-executed bench can be.
 var roles = map[string]func(args []string) error{
+	"dnsask":      dnsAsk,
+	"dnsupstream": dnsUpstream,
 	"agent-serve": serve,
 	"agent-load":  load,
 	"gateway":     gateway,

@@ -3,6 +3,7 @@
 //
 //	go run ./bench datapath              the whole table, about ten minutes
 //	go run ./bench services              1 to 30,000 Services, about three minutes
+//	go run ./bench dns                   cluster DNS beside CoreDNS, about five minutes
 //	go run ./bench datapath --quick      under a minute, noisier
 //	go run ./bench datapath --out DIR    also DIR/datapath.json and DIR/datapath.svg
 //	go run ./bench datapath --check      exit 1 and name the rows below bench/targets.yaml
@@ -55,6 +56,7 @@ func (o options) wants(s *system, m metric) bool {
 var benches = map[string]func(options) (result, error){
 	"datapath": datapath,
 	"services": services,
+	"dns":      dnsBench,
 }
 
 // result is what a benchmark found.
@@ -98,7 +100,7 @@ func parse() (name string, o options) {
 		return err
 	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services [--quick] [--check] [--out DIR] [--only PATTERN]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services|dns [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])

@@ -3,6 +3,9 @@
 package main
 
 import (
+	"fmt"
+	"os"
+
 	"github.com/coredns/coredns/coremain"
 
 	_ "github.com/coredns/coredns/plugin/bind"
@@ -13,4 +16,14 @@ import (
 	_ "github.com/coredns/coredns/plugin/loadbalance"
 )
 
-func main() { coremain.Run() }
+// `coredns apiserver` is the API server that it asks.
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "apiserver" {
+		if err := serveAPI(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "apiserver:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	coremain.Run()
+}
