@@ -134,3 +134,12 @@ type FlowsRequest struct {
 	Dropped bool   `json:"dropped,omitempty"`
 	Pod     string `json:"pod,omitempty"` // "namespace/name"
 }
+
+// PolicyRequest asks what policies say.
+type PolicyRequest struct {
+	What      string `json:"what"` // "matrix", "test", "denials"
+	Namespace string `json:"namespace,omitempty"`
+	Proto     string `json:"proto,omitempty"` // of a matrix: "tcp", "udp", "sctp"
+	Port      uint16 `json:"port,omitempty"`
+	Files     []File `json:"files,omitempty"` // to be tested
+}

@@ -240,6 +240,9 @@ func (p *Plane) LogVerdicts(ctx context.Context, out io.Writer, all bool) error 
 	return l.run(ctx, out)
 }
 
+// Now is the plane's clock, in nanoseconds: that by which names learned from DNS end.
+func (p *Plane) Now() int64 { return p.cfg.Now() }
+
 // Generation is that of the configuration in force.
 func (p *Plane) Generation() uint64 { return p.snapshot.Load().Generation }
 

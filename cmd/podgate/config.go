@@ -32,30 +32,33 @@ type setting struct {
 
 // config is the effective configuration, parsed.
 type config struct {
-	Kube          kube.Config
-	MTU           int
-	Attach        string
-	Egress        string
-	EgressAllow   []netip.Prefix
-	IngressHTTP   netip.AddrPort
-	IngressHTTPS  netip.AddrPort
-	Trusted       []netip.Prefix // proxies in front of Ingress
-	Metrics       netip.AddrPort // of /metrics
-	AccessLog     string         // file
-	AccessJSON    bool
-	PublishAddr   netip.Addr
-	LowPortOffset int
-	Upstreams     []netip.AddrPort
-	DNSPods       dns.PodMode
-	DNSCache      time.Duration // negative: none
-	Corefile      string
-	DNSTTL        uint32
-	MaxFlows      int
-	FlowShare     float64
-	Timeouts      flow.Timeouts
-	LogLevel      string
-	ReadyTimeout  time.Duration
-	Images        map[string][]string
+	Kube           kube.Config
+	MTU            int
+	Attach         string
+	Egress         string
+	EgressAllow    []netip.Prefix
+	IngressHTTP    netip.AddrPort
+	IngressHTTPS   netip.AddrPort
+	Trusted        []netip.Prefix // proxies in front of Ingress
+	Metrics        netip.AddrPort // of /metrics
+	AccessLog      string         // file
+	AccessJSON     bool
+	PublishAddr    netip.Addr
+	LowPortOffset  int
+	Upstreams      []netip.AddrPort
+	DNSPods        dns.PodMode
+	DNSCache       time.Duration // negative: none
+	Corefile       string
+	DNSTTL         uint32
+	PolicyLog      string // file
+	PolicyLogAll   bool
+	PolicyFailOpen bool
+	MaxFlows       int
+	FlowShare      float64
+	Timeouts       flow.Timeouts
+	LogLevel       string
+	ReadyTimeout   time.Duration
+	Images         map[string][]string
 }
 
 var settings = []setting{
@@ -171,6 +174,20 @@ var settings = []setting{
 	{"dns.corefile", "", "a Corefile that says what DNS does, instead of the other dns keys; read again when it changes. Empty: key Corefile of the ConfigMap kube-system/coredns, if there is one", func(c *config, v string) error {
 		c.Corefile = v
 		return nil
+	}},
+	{"policy.log", "", "file that a line of JSON is appended to for each denial of a policy, and for what one in audit mode would deny, at most 1000 a second; empty: none", func(c *config, v string) error {
+		c.PolicyLog = v
+		return nil
+	}},
+	{"policy.log-verdicts", "denied", "what policy.log has: denied, or all (also the conversations that a policy's rule allows)", func(c *config, v string) error {
+		v, err := oneOf(v, "denied", "all")
+		c.PolicyLogAll = v == "all"
+		return err
+	}},
+	{"policy.broken", "closed", "the pods that a policy selects which was rejected and never was right: closed (nothing passes but what its sound rules allow) or open", func(c *config, v string) error {
+		v, err := oneOf(v, "closed", "open")
+		c.PolicyFailOpen = v == "open"
+		return err
 	}},
 	{"flows.max", 262144, "conversations remembered at once", func(c *config, v string) (err error) {
 		c.MaxFlows, err = between(v, 16, 1<<24)

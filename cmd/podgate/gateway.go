@@ -50,6 +50,7 @@ type gateway struct {
 	lock    *instanceLock
 	store   *kube.Store
 	plane   *stack.Plane
+	names   *policy.Names // what pods learned from DNS
 	local   *local.Stack
 	dns     *dns.Server
 	front   *ingress.Server
@@ -115,7 +116,7 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 		return nil, err
 	}
 	cfg.Kube = cfg.Kube.WithDefaults()
-	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), ports: map[kube.Name]flow.PortID{}, faults: map[kube.Name]string{}}
+	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), names: &policy.Names{}, ports: map[kube.Name]flow.PortID{}, faults: map[kube.Name]string{}}
 	g.changed = sync.NewCond(&g.mu)
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
@@ -200,6 +201,18 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	}
 	g.health = newHealthChecks(g.local.ListenTCP, g.log)
 	g.wg.Go(func() { g.fatal("data path", g.plane.Run(ctx)) })
+	if g.cfg.PolicyLog != "" {
+		f, err := openVerdictLog(g.cfg.PolicyLog)
+		if err != nil {
+			return err
+		}
+		g.wg.Go(func() {
+			defer f.Close()
+			if err := g.plane.LogVerdicts(ctx, f, g.cfg.PolicyLogAll); ctx.Err() == nil {
+				g.log.Error("verdicts are no longer logged", "err", err)
+			}
+		})
+	}
 	_, err = g.plane.Attach(stack.PortSpec{Name: "local", MAC: macOf(own.dns), Addrs: own.all(), MTU: g.cfg.MTU, Local: true}, g.local.Device())
 	return err
 }
@@ -284,6 +297,14 @@ func cause(err error) error {
 
 func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 	return dns.Config{
+		Told: func(client netip.Addr, name string, addrs []netip.Addr, ttl time.Duration) {
+			now := g.plane.Now()
+			var learned []packet.Addr
+			for _, a := range addrs {
+				learned = append(learned, packet.AddrFrom(a))
+			}
+			g.names.Learn(packet.AddrFrom(client), name, learned, now, now+int64(ttl))
+		},
 		Domain: g.cfg.Kube.ClusterDomain, PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs,
 		TTL: time.Duration(g.cfg.DNSTTL) * time.Second, Pods: g.cfg.DNSPods, CacheTTL: g.cfg.DNSCache, Upstreams: upstreams, Log: g.log,
 	}
@@ -349,6 +370,9 @@ func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
 		if a, err := netip.ParseAddr(ip.IP); err == nil {
 			ips = append(ips, a)
 		}
+	}
+	for _, a := range ips {
+		g.names.Forget(packet.AddrFrom(a)) // whoever had the address before
 	}
 	id, err := g.plane.Attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: nic.MAC, Addrs: ips, MTU: nic.MTU}, dev)
 	if err != nil {
@@ -419,7 +443,7 @@ func (g *gateway) compile(st *kube.State) {
 	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{
 		NodeName: g.cfg.Kube.NodeName, NodeAddrs: own.node, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
 	})
-	next.policies, problems[1] = policy.Compile(prev.policies, st, policy.Config{NodeAddrs: own.node})
+	next.policies, problems[1] = policy.Compile(prev.policies, st, g.policyConfig())
 	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
 	corefile, corefileProblems := g.corefile.read(g.cfg.Corefile, g.cfg.Kube.ClusterDomain, st)
 	next.zone = dns.Compile(prev.zone, st, corefile.Options(g.dnsConfig(nil)))

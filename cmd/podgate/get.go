@@ -31,6 +31,7 @@ var kinds = []kind{
 	{"endpointslices", []string{"endpointslice"}, "EndpointSlice", "discovery.k8s.io/v1", true, (*getPrinter).endpointSlices},
 	{"ingresses", []string{"ingress", "ing"}, "Ingress", "networking.k8s.io/v1", true, (*getPrinter).ingresses},
 	{"networkpolicies", []string{"networkpolicy", "netpol"}, "NetworkPolicy", "networking.k8s.io/v1", true, (*getPrinter).policies},
+	{"clusternetworkpolicies", []string{"clusternetworkpolicy", "cnp"}, "ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2", false, (*getPrinter).clusterPolicies},
 	{"namespaces", []string{"namespace", "ns"}, "Namespace", "v1", false, (*getPrinter).namespaces},
 	{"deployments", []string{"deployment", "deploy"}, "Deployment", "apps/v1", true, (*getPrinter).deployments},
 	{"replicasets", []string{"replicaset", "rs"}, "ReplicaSet", "apps/v1", true, (*getPrinter).replicaSets},

@@ -13,6 +13,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // getPrinter writes tables with kubectl's columns.
@@ -171,4 +172,11 @@ func (p *getPrinter) namespaces(items []json.RawMessage) error {
 	return object(p, items, func(o *corev1.Namespace) *metav1.ObjectMeta { return &o.ObjectMeta }, []string{"STATUS", "AGE"}, func(o *corev1.Namespace) []string {
 		return []string{cmp.Or(string(o.Status.Phase), "Active"), since(&o.ObjectMeta)}
 	})
+}
+
+func (p *getPrinter) clusterPolicies(items []json.RawMessage) error {
+	return object(p, items, func(o *policyv1alpha2.ClusterNetworkPolicy) *metav1.ObjectMeta { return &o.ObjectMeta }, []string{"TIER", "PRIORITY", "AGE"},
+		func(o *policyv1alpha2.ClusterNetworkPolicy) []string {
+			return []string{string(o.Spec.Tier), fmt.Sprint(o.Spec.Priority), since(&o.ObjectMeta)}
+		})
 }

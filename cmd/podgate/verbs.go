@@ -38,6 +38,7 @@ func (g *gateway) verbs() control.Verbs {
 		Get:      g.get,
 		Trace:    g.trace,
 		Flows:    g.flows,
+		Policy:   g.policy,
 		Exec:     g.exec,
 		Logs:     g.logs,
 		Capture:  g.capture,
@@ -159,6 +160,12 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 		items = pick(st.Ingresses, q)
 	case "networkpolicies":
 		items = pick(st.NetworkPolicies, q)
+	case "clusternetworkpolicies":
+		for _, name := range slices.Sorted(maps.Keys(st.ClusterPolicies)) {
+			if q.Name == "" || q.Name == name {
+				items = append(items, st.ClusterPolicies[name])
+			}
+		}
 	case "namespaces":
 		items = pickNamed(st.Namespaces, q.Name)
 	case "deployments":
