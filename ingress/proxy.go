@@ -209,12 +209,12 @@ func (q *request) redirect(w http.ResponseWriter) {
 }
 
 func (q *request) proxy(w http.ResponseWriter) {
+	// What has a length is sent as buffers fill; events and what has none as it comes.
 	proxy := httputil.ReverseProxy{
-		Rewrite:       q.rewrite,
-		Transport:     q,
-		FlushInterval: -1,
-		BufferPool:    &q.buffers,
-		ErrorLog:      q.errorLog,
+		Rewrite:    q.rewrite,
+		Transport:  q,
+		BufferPool: &q.buffers,
+		ErrorLog:   q.errorLog,
 		ModifyResponse: func(answer *http.Response) error {
 			q.complete(answer)
 			return nil

@@ -1,0 +1,105 @@
+package ingress
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"strconv"
+	"testing"
+)
+
+// BenchmarkProxy is one small response after the other on each of some
+// connections, over loopback; client and endpoint cost little.
+func BenchmarkProxy(b *testing.B) {
+	pod, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer pod.Close()
+	go func() {
+		for {
+			c, err := pod.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				r := bufio.NewReader(c)
+				for {
+					for {
+						line, err := r.ReadSlice('\n')
+						if err != nil {
+							return
+						}
+						if len(line) == 2 {
+							break
+						}
+					}
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello")
+				}
+			}()
+		}
+	}()
+	st := state(b, ingress("shop", "shop.example|Prefix|/|web"))
+	withService(st, "web", endpointAddr(1))
+	s := NewServer(Config{Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, pod.Addr().String())
+	}})
+	routes, _ := Compile(nil, st, Config{})
+	s.SetRoutes(routes)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	go s.Serve(l)
+	defer s.Shutdown(context.Background())
+	b.SetParallelism(16)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer c.Close()
+		r := bufio.NewReader(c)
+		for pb.Next() {
+			io.WriteString(c, "GET /x HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: wrk\r\n\r\n")
+			length := 0
+			for {
+				line, err := r.ReadSlice('\n')
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if len(line) == 2 {
+					break
+				}
+				if len(line) > 16 && string(line[:16]) == "Content-Length: " {
+					length, _ = strconv.Atoi(string(line[16 : len(line)-2]))
+				}
+			}
+			if _, err := r.Discard(length); err != nil || length != 5 {
+				b.Errorf("%d bytes, %v", length, err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkMatch is routing among a thousand hosts.
+func BenchmarkMatch(b *testing.B) {
+	var rules []rule
+	for i := range 1000 {
+		rules = append(rules, rule("h"+strconv.Itoa(i)+".example|Prefix|/a/b|web"))
+	}
+	st := state(b, ingress("shop", rules...))
+	r, _ := Compile(nil, st, Config{})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, rt := r.match("h77.example", "/a/b/c"); rt == nil {
+			b.Fatal("not found")
+		}
+	}
+}
