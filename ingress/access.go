@@ -80,6 +80,7 @@ func contains(ps []netip.Prefix, a netip.Addr) bool {
 // limit is what one client may take of one Ingress.
 type limit struct {
 	limits
+	exempt  []netip.Prefix // except, parsed
 	mu      sync.Mutex
 	clients map[netip.Addr]*usage
 }
@@ -103,10 +104,8 @@ const maxClients = 65536 // whose use of an Ingress is remembered
 
 // take counts a request; a status that is not 0 refuses it.
 func (l *limit) take(client netip.Addr, now time.Time) (done func(), status int) {
-	for _, s := range strings.Split(l.except, ",") {
-		if p, err := netip.ParsePrefix(strings.TrimSpace(s)); err == nil && p.Contains(client) {
-			return nil, 0
-		}
+	if contains(l.exempt, client) {
+		return nil, 0
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -432,6 +432,7 @@ func (r *reader) limits() {
 		burst: r.number("limit-burst-multiplier", 5), except: r.annotation("limit-whitelist", "limit-allowlist"),
 		rateStatus: r.status("limit-req-status-code", 503, 400, 599), status: r.status("limit-conn-status-code", 503, 400, 599),
 	}
+	exempt := r.ranges("limit-whitelist", "limit-allowlist")
 	if want.rps == 0 && want.rpm == 0 && want.connections == 0 {
 		return
 	}
@@ -439,7 +440,7 @@ func (r *reader) limits() {
 	if old := r.prev.limiters[name]; old != nil && old.limits == want {
 		r.o.limit = old
 	} else {
-		r.o.limit = &limit{limits: want, clients: map[netip.Addr]*usage{}}
+		r.o.limit = &limit{limits: want, exempt: exempt, clients: map[netip.Addr]*usage{}}
 	}
 	r.limiters[name] = r.o.limit
 }

@@ -63,11 +63,6 @@ func (e *endpoint) connected(ok bool, now time.Time) {
 	}
 }
 
-func (e *endpoint) out(now time.Time) bool {
-	till := e.outTill.Load()
-	return till != 0 && now.UnixNano() < till
-}
-
 // answered enters how long a response header took.
 func (e *endpoint) answered(d time.Duration) {
 	old := math.Float64frombits(e.latency.Load())
