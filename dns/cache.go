@@ -21,6 +21,7 @@ type cached struct {
 	msg      *dns.Msg
 	from, to time.Time
 	use      *cachedUse
+	packed   *packedReply // nil: it is for the server only
 }
 
 // cachedUse is what happened to an answer since it came.
@@ -94,9 +95,10 @@ func (c *cache) put(k cacheKey, m *dns.Msg, now time.Time) {
 	if ttl < time.Second {
 		return
 	}
+	e := cached{m, now, now.Add(ttl), &cachedUse{}, packReply(k, m)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.insert(k, cached{m, now, now.Add(ttl), &cachedUse{}})
+	c.insert(k, e)
 }
 
 // retry lets the answer to k be asked for again: the last try told nothing.

@@ -19,16 +19,17 @@ import (
 //
 // A positive answer is packed by the ordinary path when it is first wanted and
 // stays with its node, so it is gone when the Service changes. Negative answers
-// are one SOA record, written here. What is not plain, does not fit or is not
-// known is left to the ordinary path, which gives the same bytes: a test asks
-// both the same questions.
+// are one SOA record, written here; answers of upstreams come from the cache
+// (fastcache.go). Addresses that do not all fit are cut to those that do, and
+// the answer says so. What is not plain, or not known, is left to the ordinary
+// path, which gives the same bytes: a test asks both the same questions.
 
 // packed is what follows the question in a positive answer, without OPT.
 type packed struct {
-	body     []byte
-	answers  uint16
-	extra    uint16
-	from, of int // where the address records begin, and the length of each; of is 0 if their order stays
+	body    []byte
+	answers uint16
+	extra   uint16
+	of      int // the length of each answer, if all are addresses, which are rotated; else 0
 }
 
 // The kinds of answers that a node keeps packed.
@@ -81,20 +82,24 @@ func (s *Server) Responder() *Responder { return &Responder{s: s, rand: rand.Int
 // Answer writes the answer to a UDP query into out and returns its length, or 0
 // if the query is none that it answers: then the server itself is to be asked.
 // It neither blocks nor allocates once an answer was asked for before.
-func (r *Responder) Answer(out, wire []byte) int { return r.answer(out, wire, true) }
-
-func (r *Responder) answer(out, wire []byte, udp bool) int {
+func (r *Responder) Answer(out, wire []byte) int {
 	z := r.s.zone.Load()
-	if z == nil || r.s.rules.Load().slow {
+	rules := r.s.rules.Load()
+	if z == nil || rules.slow {
 		return 0
 	}
-	q, ok := r.parse(wire, udp, r.s.cfg.MaxUDP)
+	q, ok := r.parse(wire, r.s.cfg.MaxUDP)
 	if !ok || len(out) < q.end {
 		return 0
 	}
 	under, ok := strings.CutSuffix(q.name, z.domain)
 	if !ok || under != "" && under[len(under)-1] != '.' {
-		return 0
+		n := r.forwarded(out, wire, &q, rules)
+		if n > 0 {
+			r.s.requests.Add(1)
+			r.s.fast.Add(1)
+		}
+		return n
 	}
 	under = strings.TrimSuffix(under, ".")
 	if under == "pod" || strings.HasSuffix(under, ".pod") {
@@ -118,7 +123,7 @@ func (r *Responder) answer(out, wire []byte, udp bool) int {
 }
 
 // parse reads a plain query.
-func (r *Responder) parse(wire []byte, udp bool, maxUDP int) (q plain, ok bool) {
+func (r *Responder) parse(wire []byte, maxUDP int) (q plain, ok bool) {
 	// Not an answer, opcode QUERY, not truncated; one question, at most an OPT.
 	if len(wire) < headerSize+5 || wire[2]&^1 != 0 ||
 		binary.BigEndian.Uint32(wire[4:]) != 1<<16 || binary.BigEndian.Uint32(wire[8:]) > 1 {
@@ -162,10 +167,7 @@ func (r *Responder) parse(wire []byte, udp bool, maxUDP int) (q plain, ok bool) 
 	default:
 		return q, false
 	}
-	q.limit = maxTCP
-	if udp {
-		q.limit = dns.MinMsgSize
-	}
+	q.limit = dns.MinMsgSize
 	switch opt := wire[q.end:]; {
 	case wire[11] == 0:
 		return q, len(opt) == 0
@@ -174,9 +176,7 @@ func (r *Responder) parse(wire []byte, udp bool, maxUDP int) (q plain, ok bool) 
 		return q, false
 	default:
 		q.edns, q.do = true, opt[7]&0x80 != 0
-		if udp {
-			q.limit = min(max(q.limit, int(binary.BigEndian.Uint16(opt[3:]))), maxUDP)
-		}
+		q.limit = min(max(q.limit, int(binary.BigEndian.Uint16(opt[3:]))), maxUDP)
 		return q, true
 	}
 }
@@ -234,21 +234,34 @@ func (r *Responder) positive(out, wire []byte, q *plain, z *Zone, n *node) int {
 	if (q.edns || q.mixed) && p.extra > 0 {
 		return 0 // an OPT record comes first and moves what names are compressed to; so does another case
 	}
-	at := q.begin(out, wire, dns.RcodeSuccess, p.answers, 0, p.extra, len(p.body))
+	if p.of == 0 {
+		at := q.begin(out, wire, dns.RcodeSuccess, p.answers, 0, p.extra, len(p.body))
+		if at == 0 {
+			return 0
+		}
+		return q.opt(out, at+copy(out[at:], p.body), r.s.cfg.MaxUDP)
+	}
+	fit := min(int(p.answers), q.room(out)/p.of)
+	at := q.begin(out, wire, dns.RcodeSuccess, uint16(fit), 0, 0, fit*p.of)
 	if at == 0 {
 		return 0
 	}
-	if p.of == 0 {
-		at += copy(out[at:], p.body)
-		return q.opt(out, at, r.s.cfg.MaxUDP)
+	if fit < int(p.answers) {
+		out[2] |= 2 // TC
 	}
-	turn := p.from + r.rand(int(p.answers))*p.of
-	end := p.from + int(p.answers)*p.of
-	at += copy(out[at:], p.body[:p.from])
-	at += copy(out[at:], p.body[turn:end])
-	at += copy(out[at:], p.body[p.from:turn])
-	at += copy(out[at:], p.body[end:])
+	turn, end := r.rand(int(p.answers))*p.of, at+fit*p.of
+	at += copy(out[at:end], p.body[turn:])
+	at += copy(out[at:end], p.body[:turn])
 	return q.opt(out, at, r.s.cfg.MaxUDP)
+}
+
+// room is what an answer may have after the question, beside OPT, in bytes.
+func (q *plain) room(out []byte) int {
+	n := min(q.limit, len(out)) - q.end
+	if q.edns {
+		n -= optLen
+	}
+	return max(n, 0)
 }
 
 // packNode packs what a node says to a question without EDNS over TCP.

@@ -3,8 +3,11 @@ package dns
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -12,7 +15,7 @@ import (
 // fastQueries are questions for every name that the test zone has, and misses,
 // with and without EDNS.
 func fastQueries() (qs []*dns.Msg) {
-	names := []string{"gone.shop.svc.cluster.local.", "www.example.com.shop.svc.cluster.local.", "www.example.com.cluster.local.",
+	names := []string{"h.big.svc.cluster.local.", "gone.shop.svc.cluster.local.", "www.example.com.shop.svc.cluster.local.", "www.example.com.cluster.local.",
 		"x.dns.cluster.local.", "hostmaster.cluster.local.", "nope.cluster.local.", "a.b.c.web.shop.svc.cluster.local."}
 	for _, c := range zoneTests {
 		names = append(names, c.name)
@@ -40,6 +43,11 @@ func TestFastAnswersAreTheServers(t *testing.T) {
 	fast := s.Responder()
 	fast.rand = func(int) int { return 0 }
 	out, answered := make([]byte, 4096), 0
+	big := headlessOf(100)
+	st := loadState(t, "testdata/cluster.yaml")
+	maps.Copy(st.Services, big.Services)
+	maps.Copy(st.EndpointSlices, big.EndpointSlices)
+	s.SetZone(Compile(nil, st, testConfig))
 	for _, q := range fastQueries() {
 		wire, err := q.Pack()
 		if err != nil {
@@ -53,7 +61,7 @@ func TestFastAnswersAreTheServers(t *testing.T) {
 		got := bytes.Clone(out[:n])
 		// Addresses begin at a random one: as many tries as it takes to see the same.
 		same := false
-		for range 200 {
+		for range 3000 {
 			want, later := s.respond(wire, out, true)
 			if later != nil {
 				t.Fatalf("%v: the server would forward", q.Question)
@@ -144,4 +152,44 @@ func FuzzFastAnswer(f *testing.F) {
 			t.Fatalf("%x: got %v, the server says %v", wire, &a, &b)
 		}
 	})
+}
+
+func TestFastForwardedAnswersAreTheServers(t *testing.T) {
+	now := time.Now()
+	for _, up := range []func(string, *dns.Msg) (*dns.Msg, error){
+		says("www.example.com. 300 IN A 192.0.2.80"),
+		says("www.example.com. 300 IN CNAME web.example.net.", "web.example.net. 200 IN A 192.0.2.80"),
+		says("NXDOMAIN", "example.com. 60 IN SOA ns.example.com. host.example.com. 1 2 3 4 60"),
+		says("example.com. 60 IN SOA ns.example.com. host.example.com. 1 2 3 4 60"),
+	} {
+		s := NewServer(Config{Upstreams: []netip.AddrPort{up1}, CacheTTL: time.Minute, Exchange: exchangeWith(map[string]*upstream{up1.String(): {answer: up}})})
+		s.SetZone(Compile(nil, manyServices(1), testConfig))
+		s.forward.now = func() time.Time { return now }
+		fast, out := s.Responder(), make([]byte, 4096)
+		for _, name := range []string{"www.example.com.", "WWW.example.com."} {
+			for _, size := range []uint16{0, 1232} {
+				q := question(name, dns.TypeA)
+				if size > 0 {
+					q.SetEdns0(size, false)
+				}
+				wire, err := q.Pack()
+				if err != nil {
+					t.Fatal(err)
+				}
+				resolveNow(t, s, q)
+				now = now.Add(3 * time.Second)
+				n := fast.Answer(out, wire)
+				if n == 0 {
+					if name == "www.example.com." {
+						t.Errorf("%v: not from the cache", q.Question)
+					}
+					continue
+				}
+				want, later := s.respond(wire, nil, true)
+				if later != nil || !strings.EqualFold(string(out[:n]), string(want)) {
+					t.Errorf("%v: got\n%x, want\n%x", q.Question, out[:n], want)
+				}
+			}
+		}
+	}
 }
