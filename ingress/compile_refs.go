@@ -107,7 +107,7 @@ func (c *compiler) backend(ing *networkingv1.Ingress, field string, ref *network
 	switch svc := c.state.Services[name]; {
 	case svc == nil:
 		c.warn(ing, at+".name", "no Service %q in namespace %q", name.Name, name.Namespace)
-	case servicePort(svc, port) != nil:
+	case servicePort(svc, port) != nil, svc.Spec.Type == corev1.ServiceTypeExternalName:
 	case ref.Service.Port.Name != "":
 		c.warn(ing, at+".port.name", "Service %q has no port named %q", svc.Name, port)
 	default:
@@ -149,6 +149,15 @@ func (c *compiler) endpoint(k poolKey) *endpoint {
 	return e
 }
 
+// inCluster is the Service that a DNS name such as "web.shop.svc.cluster.local" is of.
+func inCluster(name string) (kube.Name, bool) {
+	labels := strings.Split(strings.ToLower(strings.TrimSuffix(name, ".")), ".")
+	if len(labels) < 3 || labels[2] != "svc" {
+		return kube.Name{}, false
+	}
+	return kube.Name{Namespace: labels[1], Name: labels[0]}, true
+}
+
 // servicePort returns the port that an Ingress names by name or number.
 func servicePort(svc *corev1.Service, port string) *corev1.ServicePort {
 	for i, p := range svc.Spec.Ports {
@@ -166,13 +175,21 @@ func (b *backend) fill(c *compiler, svc *corev1.Service, all []*discoveryv1.Endp
 		b.why = fmt.Sprintf("Service %s does not exist", b.service)
 		return
 	}
+	if svc.Spec.Type == corev1.ServiceTypeExternalName {
+		alias, ok := inCluster(svc.Spec.ExternalName)
+		if !ok {
+			b.why = fmt.Sprintf("a Service of type ExternalName has no endpoints, and %s is not in the cluster", svc.Spec.ExternalName)
+			return
+		}
+		svc, all = c.state.Services[alias], c.slices[alias]
+		if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName {
+			b.why = fmt.Sprintf("the Service %s that it is a name for has no endpoints", alias)
+			return
+		}
+	}
 	port := servicePort(svc, b.port)
 	if port == nil {
 		b.why = fmt.Sprintf("Service %s has no port %s", b.service, b.port)
-		return
-	}
-	if svc.Spec.Type == corev1.ServiceTypeExternalName {
-		b.why = "a Service of type ExternalName has no endpoints"
 		return
 	}
 	if b.wire.protocol == byPort {

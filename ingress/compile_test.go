@@ -406,7 +406,7 @@ spec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}`
 		{"service: {name: starting, port: {number: 80}}", "none of its 1 endpoints is ready", "", false},
 		{"service: {name: empty, port: {number: 80}}", "it has no endpoints", "", false},
 		{"service: {name: early, port: {number: 80}}", "10.244.0.9:8080", "", false},
-		{"service: {name: elsewhere, port: {number: 80}}", "a Service of type ExternalName has no endpoints", "", false},
+		{"service: {name: elsewhere, port: {number: 80}}", "a Service of type ExternalName has no endpoints, and example.com is not in the cluster", "", false},
 		{"resource: {apiGroup: k8s.example.com, kind: Bucket, name: b}", "podgate serves Services only", `ns/i: spec.defaultBackend.resource: backend is a resource: podgate serves Services only`, false},
 	} {
 		st := state(t, services, fmt.Sprintf("kind: Ingress\nmetadata: {name: i, namespace: ns}\nspec: {defaultBackend: {%s}}", test.backend))
@@ -572,5 +572,15 @@ func TestTrace(t *testing.T) {
 		if diff := cmp.Diff(test.want, r.Trace(test.host, test.path, test.tls).Lines); diff != "" {
 			t.Errorf("%s%s (-want +got):\n%s", test.host, test.path, diff)
 		}
+	}
+}
+
+func TestExternalNameOfTheClusterIsFollowed(t *testing.T) {
+	st := state(t, ingress("i", "t.example|Prefix|/|alias"), "kind: Service\nmetadata: {name: alias, namespace: ns}\nspec: {type: ExternalName, externalName: web.ns.svc.cluster.local}")
+	withService(st, "web", netip.MustParseAddrPort("10.244.0.5:8080"))
+	r, problems := Compile(nil, st, Config{})
+	_, rt := r.match("t.example", "/")
+	if got := join(rt.backend.endpoints, 9); got != "10.244.0.5:8080" || len(problems) != 0 {
+		t.Errorf("got %q, %q, %v", got, rt.backend.why, problems)
 	}
 }

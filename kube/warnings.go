@@ -107,6 +107,9 @@ func (st *State) lintIngress(n Name, ing *networkingv1.Ingress, warn report) {
 			warn(Warning, k, at.Child("service", "name"), fmt.Sprintf("no Service %q in namespace %q", b.Service.Name, n.Namespace))
 			return
 		}
+		if svc.Spec.Type == corev1.ServiceTypeExternalName {
+			return // its ports are those of what it is a name for
+		}
 		for _, p := range svc.Spec.Ports {
 			if p.Port == b.Service.Port.Number || p.Name == b.Service.Port.Name && p.Name != "" {
 				return
