@@ -29,10 +29,6 @@ import (
 // called when the request has ended; it may be nil.
 func (q *request) admit(w http.ResponseWriter) (done func(), ok bool) {
 	o := q.route.options
-	if o.denied != "" {
-		q.page(w, http.StatusServiceUnavailable, fmt.Errorf("%s", o.denied))
-		return nil, false
-	}
 	if o.client != nil && !o.client.admits(q, w) {
 		return nil, false
 	}
