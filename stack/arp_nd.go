@@ -19,7 +19,7 @@ func (w *worker) arp(in *port, p *packet.Packet) {
 	}
 	probe := a.SenderIP.IsUnspecified()
 	switch {
-	case !in.Local && (a.SenderMAC != in.MAC || !probe && !in.has(a.SenderIP)):
+	case !in.Local && (a.SenderMAC != in.MAC || !probe && !w.snap.mayUse(in.attachment, a.SenderIP)):
 		w.drop(in, p, SpoofedARP)
 	case a.Op != packet.ARPRequest || a.SenderIP == a.TargetIP || in.has(a.TargetIP):
 		w.drop(in, p, ARPIgnored)
@@ -45,7 +45,7 @@ func (w *worker) nd(in *port, p *packet.Packet) {
 		w.drop(in, p, fromFault(fault))
 		return
 	}
-	mine := func(a packet.Addr) bool { return in.Local || in.has(a) || a == linkLocal(in.MAC) }
+	mine := func(a packet.Addr) bool { return in.Local || w.snap.mayUse(in.attachment, a) || a == linkLocal(in.MAC) }
 	switch {
 	case !p.Src.IsUnspecified() && !mine(p.Src),
 		n.HasLinkAddr && !in.Local && n.LinkAddr != in.MAC,

@@ -131,7 +131,7 @@ func (s *Snapshot) antiSpoof(q *query) Reason {
 		}
 		return None
 	}
-	if !q.port.has(q.Src) {
+	if !s.mayUse(q.port, q.Src) {
 		return SpoofedIP
 	}
 	return None
@@ -209,6 +209,7 @@ func (s *Snapshot) route(q *query, d *decision) Reason {
 		d.out = out
 		return None
 	}
+	behind, known := s.via(dst)
 	switch {
 	case s.own[dst] || contains(s.podCIDRs, dst):
 		return NoSuchPod
@@ -218,6 +219,11 @@ func (s *Snapshot) route(q *query, d *decision) Reason {
 		return ServiceUnallocated
 	case forbidden(dst) || contains(s.forbidden, dst):
 		return EgressForbidden
+	case known && behind == nil:
+		return NoRoute
+	case known:
+		d.out, d.routed = behind, true
+		return None
 	case s.egressOff:
 		return EgressOff
 	case s.local == nil || q.port.Local:

@@ -4,6 +4,7 @@
 //	worker.go      the step function: classify, flow, replay, flush
 //	decide.go      what shall happen to a flow's first packet
 //	commit.go      making the flow of a decision
+//	routes.go      networks behind pods
 //	replay.go      the hit path
 //	mtu.go         what is too long for its way out
 //	revalidate.go  flows and new configurations

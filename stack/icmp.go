@@ -25,7 +25,7 @@ func (w *worker) icmp(in *port, p *packet.Packet) bool {
 
 // echo answers a ping for the gateway. The node is exempt from policies.
 func (w *worker) echo(in *port, p *packet.Packet) {
-	if !in.has(p.Src) {
+	if !w.snap.mayUse(in.attachment, p.Src) {
 		w.drop(in, p, SpoofedIP)
 		return
 	}
@@ -43,7 +43,7 @@ func (w *worker) echo(in *port, p *packet.Packet) {
 // sends with: the key of the leg that the error itself travels on. No policy is
 // asked: the flow was allowed.
 func (w *worker) icmpError(in *port, p *packet.Packet) {
-	if !in.Local && !in.has(p.Src) {
+	if !in.Local && !w.snap.mayUse(in.attachment, p.Src) {
 		w.drop(in, p, SpoofedIP)
 		return
 	}

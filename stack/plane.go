@@ -26,6 +26,7 @@ type Config struct {
 	LocalAddrs   []netip.Addr   // every address that lives on the local port, GatewayAddrs among them
 	PodCIDRs     []netip.Prefix // the segment, at most one a family
 	ServiceCIDRs []netip.Prefix // never routed outwards
+	Routes       []Route        // networks behind pods; apart from the CIDRs
 
 	MTU             int           // of a port that names none; 1500
 	MaxFlows        int           // flow.DefaultMaxFlows

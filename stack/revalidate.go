@@ -117,6 +117,9 @@ func (s *Snapshot) unchanged(f *flow.Flow, c *cookie, to packet.Tuple) bool {
 		return false
 	}
 	out, owner := s.port(o.Out), s.owner[to.Dst]
+	if behind, known := s.via(to.Dst); known && owner == nil {
+		return behind == out
+	}
 	return owner == out || owner == nil && out.Local && c.egress == s.egress
 }
 

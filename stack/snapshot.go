@@ -28,6 +28,9 @@ type Snapshot struct {
 	owner map[packet.Addr]*attachment // who has an address; the gateway's own are absent while there is no local port
 	own   map[packet.Addr]bool        // Config.LocalAddrs
 
+	static []Route // Config.Routes
+	routes []via   // with the ports of now
+
 	services  *nat.Table
 	policies  *policy.Table
 	forbidden []netip.Prefix
@@ -66,7 +69,9 @@ func newSnapshot(cfg *Config) *Snapshot {
 		ports:        make([]*attachment, 1),
 		owner:        map[packet.Addr]*attachment{},
 		own:          map[packet.Addr]bool{},
+		static:       cfg.Routes,
 	}
+	s.resolveRoutes(s.static)
 	for _, a := range cfg.GatewayAddrs {
 		s.own[packet.AddrFrom(a)] = true
 		if a.Is4() {
@@ -122,6 +127,7 @@ func (s *Snapshot) withPort(at *attachment) *Snapshot {
 		next.ports = append(next.ports, nil)
 	}
 	next.ports[at.id] = at
+	next.resolveRoutes(next.static)
 	next.owner = maps.Clone(s.owner)
 	if at.Local {
 		next.local = at
@@ -140,6 +146,7 @@ func (s *Snapshot) withoutPort(at *attachment) *Snapshot {
 	next := s.succeed()
 	next.ports = slices.Clone(s.ports)
 	next.ports[at.id] = nil
+	next.resolveRoutes(next.static)
 	next.owner = maps.Clone(s.owner)
 	maps.DeleteFunc(next.owner, func(_ packet.Addr, o *attachment) bool { return o == at })
 	if next.local == at {

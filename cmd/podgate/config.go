@@ -18,6 +18,7 @@ import (
 
 	"podgate/dns"
 	"podgate/kube"
+	"podgate/stack"
 	"podgate/stack/flow"
 )
 
@@ -56,6 +57,7 @@ type config struct {
 	MaxFlows       int
 	FlowShare      float64
 	Timeouts       flow.Timeouts
+	Routes         []stack.Route
 	LogLevel       string
 	ReadyTimeout   time.Duration
 	Images         map[string][]string
@@ -81,6 +83,18 @@ var settings = []setting{
 	{"pods.attach", "auto", "how pods are attached: tap, veth, or auto (tap where /dev/net/tun can be opened)", func(c *config, v string) (err error) {
 		c.Attach, err = oneOf(v, "auto", "tap", "veth")
 		return err
+	}},
+	{"pods.routes", "", "networks behind pods, which forward to them: PREFIX=NAMESPACE/POD such as 192.0.2.0/24=default/vpn", func(c *config, v string) error {
+		for _, s := range list(v) {
+			prefix, pod, _ := strings.Cut(s, "=")
+			ns, name, ok := strings.Cut(pod, "/")
+			p, err := netip.ParsePrefix(prefix)
+			if err != nil || !ok || ns == "" || name == "" || p != p.Masked() {
+				return fmt.Errorf("%q is not PREFIX=NAMESPACE/POD such as 192.0.2.0/24=default/vpn", s)
+			}
+			c.Routes = append(c.Routes, stack.Route{Prefix: p, Pod: kube.Name{Namespace: ns, Name: name}})
+		}
+		return nil
 	}},
 	{"services.cidrs", "10.96.0.0/16,fd00:10:96::/112", "ClusterIPs, at most one range a family", func(c *config, v string) (err error) {
 		c.Kube.ServiceCIDRs, err = prefixes(v)
@@ -309,6 +323,13 @@ func (c *config) check() error {
 		}
 		if len(ps.list) > 2 || len(ps.list) == 2 && ps.list[0].Addr().Is4() == ps.list[1].Addr().Is4() {
 			return fmt.Errorf("configuration: %s: at most one range a family", ps.key)
+		}
+	}
+	for _, r := range c.Routes {
+		for _, p := range slices.Concat(c.Kube.PodCIDRs, c.Kube.ServiceCIDRs) {
+			if r.Prefix.Overlaps(p) {
+				return fmt.Errorf("configuration: pods.routes: %s overlaps the cluster's own %s", r.Prefix, p)
+			}
 		}
 	}
 	for _, p := range c.Kube.PodCIDRs {

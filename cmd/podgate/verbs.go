@@ -274,6 +274,9 @@ func (g *gateway) routes() (out []routeRecord) {
 	for _, p := range g.cfg.Kube.ServiceCIDRs {
 		out = append(out, routeRecord{p.String(), "services", "translated to an endpoint"})
 	}
+	for _, r := range g.cfg.Routes {
+		out = append(out, routeRecord{r.Prefix.String(), r.Pod.String(), "a network behind a pod"})
+	}
 	for _, p := range g.forbiddenPrefixes() {
 		out = append(out, routeRecord{p.String(), "reject", "egress forbidden"})
 	}

@@ -42,6 +42,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	egress off|on
 //	mtu N                      of every port; comes first
 //	mtu POD N                  give the pod another interface, with that MTU
+//	route PREFIX POD           a network behind a pod; comes first
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
 //	trace POD PROTO DST        what the production decision says
@@ -116,6 +117,10 @@ func (s *script) run(line string) {
 		n, err := strconv.Atoi(args[0])
 		s.fail(err)
 		s.cfg.MTU = n
+		return
+	}
+	if cmd == "route" {
+		s.cfg.Routes = append(s.cfg.Routes, stack.Route{Prefix: netip.MustParsePrefix(args[0]), Pod: parseName(args[1])})
 		return
 	}
 	if cmd == "masquerade" {

@@ -1,0 +1,63 @@
+package stack
+
+import (
+	"net/netip"
+	"slices"
+
+	"podgate/kube"
+	"podgate/stack/packet"
+)
+
+// Route leads to a network behind a pod: a VPN, a lab, another cluster. The pod
+// forwards; the network's hosts may talk to pods as pods may talk to them. For
+// policies they are addresses outside the cluster.
+type Route struct {
+	Prefix netip.Prefix
+	Pod    kube.Name
+}
+
+// via is a Route with its pod's port, nil while the pod is not attached.
+type via struct {
+	Route
+	out *attachment
+}
+
+// resolveRoutes finds the ports of all routes anew, the longest prefix first.
+func (s *Snapshot) resolveRoutes(routes []Route) {
+	s.routes = nil
+	for _, r := range routes {
+		v := via{Route: r}
+		for _, at := range s.ports {
+			if at != nil && !at.Local && at.Pod == r.Pod {
+				v.out = at
+			}
+		}
+		s.routes = append(s.routes, v)
+	}
+	slices.SortStableFunc(s.routes, func(a, b via) int { return b.Prefix.Bits() - a.Prefix.Bits() })
+}
+
+// via is the port behind which a network with the address a is, nil if its pod is
+// not attached; known is false if no route leads there.
+func (s *Snapshot) via(a packet.Addr) (out *attachment, known bool) {
+	if len(s.routes) == 0 {
+		return nil, false
+	}
+	ip := a.Netip()
+	for _, v := range s.routes {
+		if v.Prefix.Contains(ip) {
+			return v.out, true
+		}
+	}
+	return nil, false
+}
+
+// mayUse says whether a pod may send from the address a: one of its own, or of
+// a network behind it.
+func (s *Snapshot) mayUse(at *attachment, a packet.Addr) bool {
+	if at.has(a) {
+		return true
+	}
+	out, known := s.via(a)
+	return known && out == at && s.owner[a] == nil && !s.own[a]
+}
