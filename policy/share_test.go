@@ -163,3 +163,48 @@ func BenchmarkJudge(b *testing.B) {
 		tab.Judge(Ingress, tab.Pod(addrs[i%len(addrs)]), addrs[(i+1)%len(addrs)], packet.TCP, 80, 0)
 	}
 }
+
+// busy is a cluster of 1,000 pods in 10 namespaces with n policies, of which
+// each pod is selected by as many as there are to a pod.
+func busy(n int) *kube.State {
+	st := big(1000)
+	st.NetworkPolicies = map[kube.Name]*networkingv1.NetworkPolicy{}
+	for i := range n {
+		np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%10), Name: fmt.Sprintf("p-%d", i)}}
+		np.Spec.PodSelector.MatchLabels = map[string]string{"app": fmt.Sprintf("app-%d", i%10*10+i/10%10)}
+		np.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{
+			{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": fmt.Sprintf("tns-%d", i/100%10)}}},
+			{IPBlock: &networkingv1.IPBlock{CIDR: fmt.Sprintf("10.200.%d.0/24", i%256)}},
+		}}}
+		st.NetworkPolicies[kube.Name{Namespace: np.Namespace, Name: np.Name}] = np
+	}
+	return st
+}
+
+// What a verdict costs, and what one changed policy costs, among many.
+func BenchmarkPolicies(b *testing.B) {
+	for _, n := range []int{0, 100, 1000, 10_000} {
+		st := busy(n)
+		tab, _ := Compile(nil, st, Config{})
+		b.Run(fmt.Sprintf("judge/%d", n), func(b *testing.B) {
+			var addrs []packet.Addr
+			for _, p := range st.Pods {
+				addrs = append(addrs, addrOf(st, p.Status.PodIPs[0].IP))
+			}
+			for i := 0; b.Loop(); i++ {
+				tab.Judge(Ingress, tab.Pod(addrs[i%len(addrs)]), addrs[(i+501)%len(addrs)], packet.TCP, 80, 0)
+			}
+		})
+		b.Run(fmt.Sprintf("change/%d", n), func(b *testing.B) {
+			one, two := st.NetworkPolicies, maps.Clone(st.NetworkPolicies)
+			name := kube.Name{Namespace: "ns-7", Name: "new"}
+			two[name] = &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns-7", Name: "new"}}
+			for i := 0; b.Loop(); i++ {
+				if st.NetworkPolicies = two; i%2 == 1 {
+					st.NetworkPolicies = one
+				}
+				tab, _ = Compile(tab, st, Config{})
+			}
+		})
+	}
+}
