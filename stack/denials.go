@@ -57,7 +57,7 @@ type DenialRecord struct {
 
 func compareDenials(a, b DenialRecord) int {
 	return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.By, b.By), cmp.Compare(a.Direction, b.Direction),
-		cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Peer, b.Peer))
+		cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Peer, b.Peer), cmp.Compare(fmt.Sprint(a.Audit), fmt.Sprint(b.Audit)))
 }
 
 func (d denial) record(n *denials) DenialRecord {

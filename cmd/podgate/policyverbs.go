@@ -45,7 +45,7 @@ type policyTest struct {
 	Pairs []pairChange      `json:"pairs"`
 }
 
-// judge answers what `podgate policy` asks.
+// policy answers what `podgate policy` asks.
 func (g *gateway) policy(q control.PolicyRequest) (any, error) {
 	g.mu.Lock()
 	now := g.compiled
@@ -115,9 +115,7 @@ func (g *gateway) foretell(now tables, files []control.File) (policyTest, error)
 	st := *now.state
 	st.NetworkPolicies, st.ClusterPolicies = overlay(st.NetworkPolicies, scratch.State().NetworkPolicies), overlay(st.ClusterPolicies, scratch.State().ClusterPolicies)
 	then, _ := policy.Compile(now.policies, &st, g.policyConfig())
-	for _, c := range g.plane.WouldCut(then) {
-		out.Flows = append(out.Flows, c)
-	}
+	out.Flows = append(out.Flows, g.plane.WouldCut(then)...)
 	clock := g.plane.Now()
 	before, after := judge{now.policies, clock}, judge{then, clock}
 	pods := reachablePods(&st)
