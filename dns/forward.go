@@ -52,7 +52,7 @@ type forwarder struct {
 }
 
 // counters are those of all forwarders of a server.
-type counters struct{ exchanges, failures, hits, joined, stale atomic.Uint64 }
+type counters struct{ exchanges, failures, hits, joined atomic.Uint64 }
 
 // upstreamState is an upstream and how it is.
 type upstreamState struct {
