@@ -39,19 +39,20 @@ func TestCaptureIsReadByTcpdump(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "web.pcapng")
 	s.must(watch("podgate capture web -c 6 -w "+file, file, ping+"; wait"))
-	out := s.must("tcpdump -n -r " + file)
+	// As nobody in particular: tcpdump would have root become somebody else.
+	out := s.must("unshare -U tcpdump -n -r " + file)
 	if strings.Count(out, "ICMP echo request") == 0 || strings.Count(out, "ICMP echo reply") == 0 {
 		t.Errorf("tcpdump reads\n%s", out)
 	}
 	all := filepath.Join(t.TempDir(), "all.pcapng")
 	s.must(watch("podgate capture --all -c 12 -w "+all, all, ping+"; wait"))
-	if out := s.must("tcpdump -n -r " + all + " icmp"); strings.Count(out, "\n") < 8 {
+	if out := s.must("unshare -U tcpdump -n -r " + all + " icmp"); strings.Count(out, "\n") < 8 {
 		t.Errorf("tcpdump reads of all\n%s", out)
 	}
 	// An interrupted capture is a whole file.
 	cut := filepath.Join(t.TempDir(), "cut.pcapng")
 	s.must(watch("podgate capture --all -w "+cut, cut, ping+"; kill -INT $!; wait $!"))
-	s.must("tcpdump -n -r " + cut)
+	s.must("unshare -U tcpdump -n -r " + cut)
 	for line, want := range map[string]string{
 		"podgate capture nobody -w x":  "not found",
 		"podgate capture web":          "-w says where to",
