@@ -279,7 +279,7 @@ func podName(name string) kube.Name { return kube.Name{Namespace: "default", Nam
 // await waits until ok says yes of the pod, nil if there is none.
 func (w *world) await(name, what string, ok func(p *corev1.Pod) bool) *corev1.Pod {
 	w.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		w.mu.Lock()
 		p, changed := w.state.Pods[podName(name)], w.changed
@@ -303,7 +303,7 @@ func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(20 * time.Second); !ok(); {
+	for deadline := time.After(time.Minute); !ok(); {
 		select {
 		case <-tick.C:
 		case <-deadline:
