@@ -84,7 +84,6 @@ func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id by
 	t.Helper()
 	p := &pod{NS: nstest.New(t), v4: fmt.Sprintf("10.244.0.%d", id), v6: fmt.Sprintf("fd00:10:244::%d", id)}
 	var dev link.Device
-	carried := func() {}
 	if kind == "tap" {
 		p.Do(func() error {
 			fd, err := link.CreateTAP("eth0", mtu)
@@ -95,9 +94,7 @@ func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id by
 			return err
 		})
 	} else {
-		holder := nstest.New(t)
-		carried = func() { holder.AwaitCarrier("host") }
-		holder.Do(func() error {
+		nstest.New(t).Do(func() error {
 			index, err := link.CreateVeth("host", "eth0", p.FD(), mtu)
 			if err != nil {
 				return err
@@ -115,8 +112,6 @@ func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id by
 	p.Addr("eth0", p.v4+"/16", p.v6+"/64")
 	p.Route("default4", gateway4)
 	p.Route("default6", gateway6)
-	carried()
-	p.AwaitCarrier("eth0")
 	if _, err := plane.Attach(stack.PortSpec{
 		Pod: name, Name: "eth0", MAC: mac, MTU: mtu,
 		Addrs: []netip.Addr{netip.MustParseAddr(p.v4), netip.MustParseAddr(p.v6)},

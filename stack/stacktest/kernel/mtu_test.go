@@ -100,7 +100,14 @@ func datagrams(t *testing.T, c *cluster, addr string) {
 
 func TestTracerouteShowsTheHops(t *testing.T) {
 	nstest.Need(t, "traceroute")
+	nstest.Need(t, "ping")
 	eachKind(t, 1500, func(t *testing.T, c *cluster) {
+		// A probe is sent once; what is sent before a link carries is lost.
+		for _, addr := range []string{c.b.v4, c.b.v6} {
+			if out, err := c.a.Command("ping", "-n", "-c", "1", "-i", "0.2", "-w", "10", addr).CombinedOutput(); err != nil {
+				t.Fatalf("ping %s: %v\n%s", addr, err, out)
+			}
+		}
 		l := c.b.listen(t, "[::]:8080")
 		defer l.Close()
 		for _, to := range []struct{ addr, gateway, last string }{
