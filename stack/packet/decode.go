@@ -167,6 +167,9 @@ func Decode(p *Packet, f Frame) Fault {
 		if len(eth) < ethLen+arpLen {
 			return BadARP
 		}
+		if f[0]&NeedsCsum|f[1] != 0 { // nothing in it can be offloaded
+			return BadVnetHdr
+		}
 		p.L4, p.Payload, p.End = ethLen+arpLen, ethLen+arpLen, ethLen+arpLen
 		return OK
 	case 0x8100, 0x88a8, 0x9100:
