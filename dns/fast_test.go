@@ -144,9 +144,10 @@ func FuzzFastAnswer(f *testing.F) {
 			return
 		}
 		answer, later := s.respond(wire, want, true)
-		if later != nil || len(answer) != n {
-			t.Fatalf("%x: got %x, the server says %x", wire, out[:n], answer)
+		if later != nil {
+			t.Fatalf("%x: got %x, the server does not answer at once", wire, out[:n])
 		}
+		// Lengths may differ: the server compresses names of one case only.
 		var a, b dns.Msg
 		if a.Unpack(out[:n]) != nil || b.Unpack(answer) != nil || a.Rcode != b.Rcode || len(a.Answer) != len(b.Answer) || len(a.Extra) != len(b.Extra) {
 			t.Fatalf("%x: got %v, the server says %v", wire, &a, &b)
