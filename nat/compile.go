@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,10 +102,10 @@ func cloneOf[K comparable](m map[K]bool) map[K]bool {
 // changed finds whom to compile again, and brings byService up to date.
 func (t *Table) changed(prev *Table) map[owner]bool {
 	dirty := map[owner]bool{}
-	diff(prev.inputs.services, t.inputs.services, func(n kube.Name, _, _ *corev1.Service) {
+	kube.Diff(prev.inputs.services, t.inputs.services, func(n kube.Name, _, _ *corev1.Service) {
 		dirty[owner{Name: n}] = true
 	})
-	diff(prev.inputs.slices, t.inputs.slices, func(_ kube.Name, old, now *discoveryv1.EndpointSlice) {
+	kube.Diff(prev.inputs.slices, t.inputs.slices, func(_ kube.Name, old, now *discoveryv1.EndpointSlice) {
 		for _, s := range []*discoveryv1.EndpointSlice{old, now} {
 			if n, ok := serviceOf(s); ok {
 				dirty[owner{Name: n}] = true
@@ -114,7 +113,7 @@ func (t *Table) changed(prev *Table) map[owner]bool {
 			}
 		}
 	})
-	diff(prev.inputs.pods, t.inputs.pods, func(n kube.Name, old, now *corev1.Pod) {
+	kube.Diff(prev.inputs.pods, t.inputs.pods, func(n kube.Name, old, now *corev1.Pod) {
 		if hasHostPorts(old) || hasHostPorts(now) {
 			dirty[owner{n, true}] = true
 		}
@@ -125,32 +124,6 @@ func (t *Table) changed(prev *Table) map[owner]bool {
 		}
 	}
 	return dirty
-}
-
-// diff calls f for each key whose value is not the same pointer in both maps;
-// the missing value is nil.
-func diff[V any](old, now map[kube.Name]*V, f func(n kube.Name, old, now *V)) {
-	if reflect.ValueOf(old).UnsafePointer() == reflect.ValueOf(now).UnsafePointer() {
-		return
-	}
-	kept := 0
-	for n, v := range now {
-		o, ok := old[n]
-		if ok {
-			kept++
-		}
-		if o != v {
-			f(n, o, v)
-		}
-	}
-	if kept == len(old) {
-		return
-	}
-	for n, o := range old {
-		if _, ok := now[n]; !ok {
-			f(n, o, nil)
-		}
-	}
 }
 
 func serviceOf(s *discoveryv1.EndpointSlice) (kube.Name, bool) {

@@ -56,7 +56,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 // readPolicies compiles the policies whose text changed.
 func (e *edit) readPolicies(prev *inputs) {
 	renodes := false
-	diff(prev.nodes, e.inputs.nodes, func(string, *corev1.Node, *corev1.Node) { renodes = true })
+	kube.Diff(prev.nodes, e.inputs.nodes, func(string, *corev1.Node, *corev1.Node) { renodes = true })
 	read := func(n kube.Name, now metav1.Object, spec any, compile func() *compiled) {
 		old := e.inputs.compiled[n]
 		if old == nil || old.Audit != audit(now) || !reflect.DeepEqual(old.spec, spec) || renodes && old.Tier != Namespaced {
@@ -70,7 +70,7 @@ func (e *edit) readPolicies(prev *inputs) {
 			e.setCompiled(n, nil)
 		}
 	}
-	diff(prev.policies, e.inputs.policies, func(n kube.Name, _, now *networkingv1.NetworkPolicy) {
+	kube.Diff(prev.policies, e.inputs.policies, func(n kube.Name, _, now *networkingv1.NetworkPolicy) {
 		if now == nil {
 			e.setCompiled(n, nil)
 		} else {
@@ -85,7 +85,7 @@ func (e *edit) readPolicies(prev *inputs) {
 			read(n, now, &now.Spec, func() *compiled { return e.compileCluster(now) })
 		}
 	}
-	diff(prev.cluster, e.inputs.cluster, cluster)
+	kube.Diff(prev.cluster, e.inputs.cluster, cluster)
 	if renodes {
 		for name, now := range e.inputs.cluster {
 			cluster(name, nil, now)
@@ -431,9 +431,9 @@ type compiled struct {
 // whose namespace.
 func changedPods(prev *inputs, st *kube.State) map[kube.Name]bool {
 	changed := map[kube.Name]bool{}
-	diff(prev.pods, st.Pods, func(n kube.Name, _, _ *corev1.Pod) { changed[n] = false })
+	kube.Diff(prev.pods, st.Pods, func(n kube.Name, _, _ *corev1.Pod) { changed[n] = false })
 	relabelled := map[string]bool{}
-	diff(prev.namespaces, st.Namespaces, func(n string, old, now *corev1.Namespace) {
+	kube.Diff(prev.namespaces, st.Namespaces, func(n string, old, now *corev1.Namespace) {
 		if old == nil || now == nil || !maps.Equal(old.Labels, now.Labels) {
 			relabelled[n] = true
 		}
@@ -446,30 +446,4 @@ func changedPods(prev *inputs, st *kube.State) map[kube.Name]bool {
 		}
 	}
 	return changed
-}
-
-// diff calls f for each key whose value is not the same pointer in both maps;
-// the missing value is nil.
-func diff[K comparable, V any](old, now map[K]*V, f func(k K, old, now *V)) {
-	if reflect.ValueOf(old).UnsafePointer() == reflect.ValueOf(now).UnsafePointer() {
-		return
-	}
-	kept := 0
-	for k, v := range now {
-		o, ok := old[k]
-		if ok {
-			kept++
-		}
-		if o != v {
-			f(k, o, v)
-		}
-	}
-	if kept == len(old) {
-		return
-	}
-	for k, o := range old {
-		if _, ok := now[k]; !ok {
-			f(k, o, nil)
-		}
-	}
 }
