@@ -10,7 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -363,10 +363,9 @@ func TestEgressTraceroute(t *testing.T) {
 
 		for _, how := range []string{"-U", "-I", "-T"} {
 			for to, router := range map[string]netip.Addr{"203.0.113.200": peer4, "2001:db8:1:1::200": peer6} {
-				out, err := k.pod.Command("traceroute", "-n", "-q1", "-m4", "-w5", how, to).CombinedOutput()
-				hops := regexp.MustCompile(`(?m)^ *([0-9]+)  ([0-9a-f.:]+) `).FindAllStringSubmatch(string(out), -1)
-				if err != nil || len(hops) != 2 || hops[0][2] != router.String() || hops[1][2] != to {
-					t.Errorf("traceroute %s %s: %v, want %s and the host itself:\n%s", how, to, err, router, out)
+				hops, out := k.pod.Traceroute(to, how, "-q1", "-m4", "-w5")
+				if !slices.Equal(hops, []string{router.String(), to}) {
+					t.Errorf("traceroute %s %s, want %s and the host itself:\n%s", how, to, router, out)
 				}
 			}
 		}

@@ -20,6 +20,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -192,4 +194,36 @@ func (n *NS) ready(link string) bool {
 		}
 	}
 	return true
+}
+
+var hop = regexp.MustCompile(`(?m)^ *\d+ +(\S+)`)
+
+// Traceroute is the hops on the way to an address, "*" for one that did not
+// answer. run executes the tool with the arguments that it is given and returns
+// what it printed.
+//
+// The kernel queues an ICMP error on a raw socket first and marks the socket
+// second; a traceroute that reads in between takes the mark for one more error,
+// finds none, and never reads an answer again. So one that did not arrive is
+// asked again.
+func Traceroute(to string, run func(args ...string) string, args ...string) (hops []string, out string) {
+	args = append(append([]string{"-n"}, args...), to)
+	for range 4 {
+		out, hops = run(args...), nil
+		for _, m := range hop.FindAllStringSubmatch(out, -1) {
+			hops = append(hops, m[1])
+		}
+		if slices.Contains(hops, to) {
+			break
+		}
+	}
+	return hops, out
+}
+
+// Traceroute runs the tool inside the namespace.
+func (n *NS) Traceroute(to string, args ...string) (hops []string, out string) {
+	return Traceroute(to, func(args ...string) string {
+		out, _ := n.Command("traceroute", args...).CombinedOutput()
+		return string(out)
+	}, args...)
 }

@@ -6,7 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,15 +110,11 @@ func TestTracerouteShowsTheHops(t *testing.T) {
 		}
 		l := c.b.listen(t, "[::]:8080")
 		defer l.Close()
-		for _, to := range []struct{ addr, gateway, last string }{
-			{vip4, gateway4, vip4}, {vip6, gateway6, vip6},
-		} {
+		for _, to := range []struct{ addr, gateway string }{{vip4, gateway4}, {vip6, gateway6}} {
 			for _, how := range [][]string{{"-T", "-p", "80"}, {"-U", "-p", "53"}} {
-				args := append([]string{"-n", "-q", "1", "-w", "2", "-m", "4"}, how...)
-				out, err := c.a.Command("traceroute", append(args, to.addr)...).CombinedOutput()
-				hops := regexp.MustCompile(`(?m)^ *(\d) +(\S+)`).FindAllStringSubmatch(string(out), -1)
-				if err != nil || len(hops) != 2 || hops[0][2] != to.gateway || hops[1][2] != to.last {
-					t.Errorf("traceroute %v %s: %v\n%s", how, to.addr, err, out)
+				hops, out := c.a.Traceroute(to.addr, append(how, "-q", "1", "-w", "2", "-m", "4")...)
+				if !slices.Equal(hops, []string{to.gateway, to.addr}) {
+					t.Errorf("traceroute %v %s:\n%s", how, to.addr, out)
 				}
 			}
 		}
