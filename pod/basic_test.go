@@ -1,6 +1,7 @@
 package pod_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"podgate/kube"
 	"podgate/pod"
+	"podgate/stack/link/nstest"
 )
 
 // want fails unless text has every one of these lines.
@@ -50,6 +52,32 @@ func TestPodHasItsOwnNetwork(t *testing.T) {
 			// What listens on the host's loopback is not there, and any port may be bound.
 			if _, code, _ := w.exec("a", "dial", "tcp", "127.0.0.1:80"); code == 0 {
 				t.Error("loopback of a pod is not its own")
+			}
+		})
+	}
+}
+
+// What a process sends first arrives, of every family.
+func TestNothingIsLostBeforeTheLinkCarries(t *testing.T) {
+	nstest.Need(t, "ping")
+	for _, kind := range []string{"", pod.Veth} {
+		t.Run("nic="+kind, func(t *testing.T) {
+			w := start(t, func(c *pod.Config) { c.NICKind = kind })
+			const n = 20
+			for i := range n {
+				w.run(newPod(i, fmt.Sprint("p", i), func(p *corev1.Pod) {
+					p.Spec.RestartPolicy = corev1.RestartPolicyNever
+					p.Spec.Containers[0].Command = []string{"sh", "-c", "ping -c1 -W2 10.244.0.1 && ping -c1 -W2 fd00:10:244::1"}
+				}))
+			}
+			for i := range n {
+				name := fmt.Sprint("p", i)
+				p := w.await(name, "to end", func(p *corev1.Pod) bool {
+					return p != nil && (p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed)
+				})
+				if p.Status.Phase != corev1.PodSucceeded {
+					t.Errorf("%s lost its first packet", name)
+				}
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -161,7 +162,34 @@ func (k *keeper) connect(s sandboxSpec, podNS int) (kind string, fd, ifindex int
 	if err := configure(s); err != nil {
 		return "", fd, 0, err
 	}
-	return kind, fd, ifindex, nil
+	return kind, fd, ifindex, awaitCarrier(s.Addrs)
+}
+
+// awaitCarrier waits until eth0 carries and its addresses receive, so that a
+// process's first datagram is not lost. A veth takes up to a second for it: the
+// kernel looks at links that changed once a second.
+func awaitCarrier(addrs []netip.Prefix) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); ; <-tick.C {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("eth0: %w", err)
+		}
+		state := eth0.Attrs().OperState
+		if (state == netlink.OperUp || state == netlink.OperUnknown) && !slices.ContainsFunc(addrs, deaf) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.New("eth0 has no carrier after 5 s")
+		}
+	}
+}
+
+// deaf says whether the kernel does not yet take an address for its own.
+func deaf(p netip.Prefix) bool {
+	routes, err := netlink.RouteGet(p.Addr().AsSlice())
+	return err == nil && len(routes) > 0 && routes[0].Type != unix.RTN_LOCAL
 }
 
 // noTAP says whether err is about /dev/net/tun itself: not there, not ours.
