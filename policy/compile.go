@@ -33,16 +33,17 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 	if !cfg.FailOpen {
 		e.inputs.broken = st.BrokenPolicies
 	}
-	e.inputs.compiled, e.inputs.selectors = cloneOf(e.inputs.compiled), cloneOf(e.inputs.selectors)
 	e.readPolicies(&prev.inputs)
-	if len(e.touched) > 0 {
+	if len(e.changed) > 0 {
 		e.sweep()
 	}
 	for n, again := range changedPods(&prev.inputs, st) {
 		e.refresh(n, newMember(n, st.Pods[n]), again)
 	}
 	e.rematch()
-	e.renew()
+	if len(e.changed) > 0 || len(e.dirty) > 0 {
+		e.regroup()
+	}
 	var own []packet.Addr
 	for _, a := range cfg.NodeAddrs {
 		own = append(own, packet.AddrFrom(a))
@@ -136,6 +137,7 @@ func (e *edit) compilePolicy(np *networkingv1.NetworkPolicy) *compiled {
 
 // finish puts what the rules gathered into order.
 func (b *builder) finish() {
+	b.self = []*Policy{b.Policy}
 	slices.Sort(b.peers)
 	b.peers = slices.Compact(b.peers)
 }
@@ -203,7 +205,7 @@ func (b *builder) rule(d Direction, index int, ports []networkingv1.NetworkPolic
 
 // add enters a rule that has all its peers.
 func (b *builder) add(r *Rule) {
-	r.by = []*Policy{b.Policy}
+	r.by = b.Policy
 	slices.Sort(r.selectors)
 	r.selectors = slices.Compact(r.selectors)
 	r.ranges = union(r.ranges)
@@ -414,7 +416,8 @@ type inputs struct {
 
 	members   map[kube.Name]*member
 	compiled  map[kube.Name]*compiled
-	selectors map[string]*selector // interned, by key
+	selectors map[string]*selector  // interned, by key
+	groups    map[selectorID]*group // by subject
 	lastID    selectorID
 }
 

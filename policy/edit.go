@@ -21,10 +21,11 @@ import (
 //  2. makes members of the pods that changed, matches them against the
 //     selectors, and the other pods against new selectors: selectors whose set
 //     of pods changed are dirty,
-//  3. renews policies with dirty peers, as they now mean something else,
+//  3. indexes the policies of each subject that has one that is new, changed or
+//     gone, and renews what has dirty peers, as it now means something else,
 //  4. makes a Pod anew for pods that changed themselves or are selected by a
-//     policy that is new, gone or renewed; it stays the same pointer if its
-//     policies and named ports came out the same,
+//     subject of 3; it stays the same pointer if its policies and named ports
+//     came out the same,
 //  5. enters what changed in the map of addresses.
 //
 // Maps are copied when first written to; what is in them is immutable.
@@ -52,13 +53,14 @@ type edit struct {
 	prev *Table
 	st   *kube.State
 
-	added   []*selector        // interned by this edit
-	removed []selectorID       // no policy has them any more, ascending
-	dirty   []selectorID       // their sets of pods changed
-	touched []selectorID       // subjects of policies that are new, gone or renewed
-	fresh   map[kube.Name]bool // pods that changed themselves
-	known   matchers           // all selectors; made when first asked for
-	written map[kube.Name]bool // entries of inputs.members; nil: the map is still prev's
+	added   []*selector         // interned by this edit
+	removed []selectorID        // no policy has them any more, ascending
+	dirty   []selectorID        // their sets of pods changed
+	changed map[selectorID]bool // subjects of policies that are new, changed or gone
+	touched []selectorID        // subjects whose groups are new, gone or renewed, ascending
+	fresh   map[kube.Name]bool  // pods that changed themselves
+	known   matchers            // all selectors; made when first asked for
+	written map[kube.Name]bool  // entries of inputs.members; nil: the map is still prev's
 }
 
 // intern returns the one selector that is like s.
@@ -66,6 +68,9 @@ func (e *edit) intern(s *selector) *selector {
 	key := s.key()
 	if known := e.inputs.selectors[key]; known != nil {
 		return known
+	}
+	if len(e.added) == 0 {
+		e.inputs.selectors = cloneOf(e.inputs.selectors)
 	}
 	e.inputs.lastID++
 	s.id = e.inputs.lastID
@@ -85,6 +90,9 @@ func (e *edit) sweep() {
 	}
 	for key, s := range e.inputs.selectors {
 		if !used[s.id] {
+			if len(e.added) == 0 && len(e.removed) == 0 {
+				e.inputs.selectors = cloneOf(e.inputs.selectors)
+			}
 			delete(e.inputs.selectors, key)
 			e.removed = append(e.removed, s.id)
 		}
@@ -182,32 +190,90 @@ func (e *edit) rematch() {
 	}
 }
 
-// renew replaces the policies whose peers are not who they were.
-func (e *edit) renew() {
-	slices.Sort(e.dirty)
-	e.dirty = slices.Compact(e.dirty)
-	for n, c := range e.inputs.compiled {
-		if intersect(c.peers, e.dirty) && c == e.prev.inputs.compiled[n] {
-			anew, p := *c, *c.Policy
-			anew.Policy = &p
-			e.setCompiled(n, &anew)
-		}
-	}
-	slices.Sort(e.touched)
-	e.touched = slices.Compact(e.touched)
-}
-
-// setCompiled enters a policy (nil: none) and touches whom it selects and selected.
+// setCompiled enters a policy (nil: none) and notes whom it selects and selected.
 func (e *edit) setCompiled(n kube.Name, c *compiled) {
+	if e.changed == nil {
+		e.inputs.compiled, e.changed = cloneOf(e.inputs.compiled), map[selectorID]bool{}
+	}
 	if old := e.inputs.compiled[n]; old != nil {
-		e.touched = append(e.touched, old.subject.id)
+		e.changed[old.subject.id] = true
 	}
 	if c == nil {
 		delete(e.inputs.compiled, n)
 		return
 	}
-	e.touched = append(e.touched, c.subject.id)
+	e.changed[c.subject.id] = true
 	e.inputs.compiled[n] = c
+}
+
+// group is the policies that have the same subject.
+type group struct {
+	sides [3][2]*side  // by Tier and Direction; nil: none
+	peers []selectorID // in any rule, ascending
+}
+
+// regroup makes the groups of subjects whose policies changed, and renews those
+// whose peers are not who they were.
+func (e *edit) regroup() {
+	e.inputs.groups = maps.Clone(e.inputs.groups)
+	if e.inputs.groups == nil {
+		e.inputs.groups = map[selectorID]*group{}
+	}
+	slices.Sort(e.dirty)
+	e.dirty = slices.Compact(e.dirty)
+	for id, g := range e.inputs.groups {
+		if !e.changed[id] && intersect(g.peers, e.dirty) {
+			e.inputs.groups[id] = g.renewed()
+			e.touched = append(e.touched, id)
+		}
+	}
+	lists := map[selectorID][]*compiled{}
+	for _, c := range e.inputs.compiled {
+		if e.changed[c.subject.id] {
+			lists[c.subject.id] = append(lists[c.subject.id], c)
+		}
+	}
+	for id := range e.changed {
+		e.touched = append(e.touched, id)
+		if list := lists[id]; list != nil {
+			e.inputs.groups[id] = groupOf(list)
+		} else {
+			delete(e.inputs.groups, id)
+		}
+	}
+	slices.Sort(e.touched)
+}
+
+func groupOf(list []*compiled) *group {
+	g := &group{}
+	var tiers [3][]*Policy
+	slices.SortFunc(list, func(a, b *compiled) int { return comparePolicies(a.Policy, b.Policy) })
+	for _, c := range list {
+		tiers[c.Tier] = append(tiers[c.Tier], c.Policy)
+		g.peers = append(g.peers, c.peers...)
+	}
+	slices.Sort(g.peers)
+	g.peers = slices.Compact(g.peers)
+	for t, policies := range tiers {
+		for _, d := range [...]Direction{Ingress, Egress} {
+			g.sides[t][d] = sideOf(policies, d)
+		}
+	}
+	return g
+}
+
+// renewed is g with other pointers.
+func (g *group) renewed() *group {
+	anew := *g
+	for t := range anew.sides {
+		for d, s := range anew.sides[t] {
+			if s != nil {
+				c := *s
+				anew.sides[t][d] = &c
+			}
+		}
+	}
+	return &anew
 }
 
 // rebuild makes the Pods that may have changed; all of them anew if the node's
@@ -216,10 +282,6 @@ func (e *edit) rebuild() {
 	all := !slices.Equal(e.nodes, e.prev.nodes)
 	if !all && len(e.fresh) == 0 && len(e.touched) == 0 {
 		return
-	}
-	bySubject := map[selectorID][]*Policy{}
-	for _, c := range e.inputs.compiled {
-		bySubject[c.subject.id] = append(bySubject[c.subject.id], c.Policy)
 	}
 	for n, m := range e.inputs.members {
 		if m.host {
@@ -231,16 +293,17 @@ func (e *edit) rebuild() {
 		}
 		pod := &Pod{Name: n, addrs: m.addrs, ports: m.ports}
 		for _, id := range m.selectors {
-			for _, p := range bySubject[id] {
-				for d, concerns := range p.types {
-					if concerns {
-						pod.sets[d].add(p)
+			g := e.inputs.groups[id]
+			if g == nil {
+				continue
+			}
+			for t := range g.sides {
+				for d, s := range g.sides[t] {
+					if s != nil {
+						pod.sets[d].add(Tier(t), s)
 					}
 				}
 			}
-		}
-		for d := range pod.sets {
-			pod.sets[d].sort()
 		}
 		if !all && pod.same(m.pod) {
 			continue
@@ -254,28 +317,6 @@ func (e *edit) rebuild() {
 func (p *Pod) same(o *Pod) bool {
 	return o != nil && slices.Equal(p.addrs, o.addrs) && p.sets[Ingress].same(&o.sets[Ingress]) &&
 		p.sets[Egress].same(&o.sets[Egress]) && slices.Equal(p.ports, o.ports)
-}
-
-// add enters a policy where it belongs; sort brings all into their order.
-func (s *set) add(p *Policy) {
-	to := &s.isolating
-	switch {
-	case p.Tier == Admin:
-		to = &s.admin
-	case p.Tier == Baseline:
-		to = &s.baseline
-	case p.Audit:
-		to = &s.auditing
-	}
-	*to = append(*to, p)
-}
-
-func (s *set) sort() {
-	for _, list := range [][]*Policy{s.admin, s.isolating, s.auditing, s.baseline} {
-		slices.SortFunc(list, func(a, b *Policy) int {
-			return cmp.Or(cmp.Compare(a.priority, b.priority), compareNames(a.Name, b.Name))
-		})
-	}
 }
 
 // locate finds the addresses that always pass: the node's, and those of pods

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -345,7 +346,7 @@ func compareNaive(t *testing.T, tab *Table, st *kube.State) {
 				for _, q := range questions {
 					got := tab.Judge(dir, subject, packet.AddrFrom(peer), q.proto, q.port, fuzzNow)
 					want := v.judge(dir, pod, peer, q.proto, q.port)
-					if got.Allowed != want.allowed || got.Isolated != (len(want.isolating) > 0) ||
+					if got.Allowed != want.allowed || fmt.Sprint(got.By) != cmp.Or(want.by, "<nil>") || got.Isolated != (len(want.isolating) > 0) ||
 						!slices.Equal(namesOf(got.Denying), want.denying) || !slices.Equal(namesOf(got.Audited), want.audited) {
 						t.Fatalf("%s of %s, peer %s, proto %d port %d: got %+v, want %+v", dir, subject.Name, peer, q.proto, q.port, got, want)
 					}

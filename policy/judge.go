@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"slices"
 
 	"podgate/stack/packet"
@@ -45,13 +44,13 @@ func (t *Table) Judge(dir Direction, subject *Pod, with packet.Addr, proto packe
 		return Verdict{Allowed: true}
 	}
 	set := &subject.sets[dir]
-	v.Isolated = len(set.isolating) > 0
+	v.Isolated = set.isolating.n > 0
 	if set.empty() || slices.Contains(subject.addrs, with) {
 		v.Allowed = true
 		return v
 	}
-	q := question{table: t, subject: subject, peer: with, proto: proto, port: dstPort, now: now, dir: dir}
-	q.node = slices.Contains(t.nodes, with)
+	q := question{table: t, subject: subject, peer: with, proto: proto, port: dstPort, now: now}
+	_, q.node = slices.BinarySearchFunc(t.nodes, with, compareAddrs)
 	var far *Pod
 	if p := t.peers[with]; p != nil {
 		far, q.selectors = p.pod, p.selectors
@@ -60,24 +59,24 @@ func (t *Table) Judge(dir Direction, subject *Pod, with packet.Addr, proto packe
 	if dir == Egress {
 		q.named = far
 	}
-	if q.tier(set.admin, &v) {
+	if q.tier(set.tiers[Admin], &v) {
 		return v
 	}
-	if len(set.isolating) > 0 || len(set.auditing) > 0 {
-		if v.By = q.admits(set.isolating); v.By == nil {
-			v.By = q.admits(set.auditing)
+	if sides := set.tiers[Namespaced]; len(sides) > 0 {
+		if v.By = q.first(sides, strict); v.By == nil {
+			v.By = q.first(sides, audited)
 		}
 		switch {
 		case q.node || v.By != nil:
 			v.Allowed = true
 			return v
-		case len(set.isolating) > 0:
-			v.Denying = set.isolating
+		case v.Isolated:
+			v.Denying = set.isolating.all()
 			return v
 		}
-		v.audit(set.auditing)
+		v.audit(set.auditing.all())
 	}
-	if !q.tier(set.baseline, &v) {
+	if !q.tier(set.tiers[Baseline], &v) {
 		v.Allowed = true
 	}
 	return v
@@ -94,7 +93,6 @@ func (v *Verdict) audit(by []*Policy) {
 type question struct {
 	table     *Table
 	subject   *Pod
-	dir       Direction
 	peer      packet.Addr
 	selectors []selectorID // that match the peer, ascending
 	named     *Pod         // where named ports are looked up, or nil
@@ -106,68 +104,30 @@ type question struct {
 
 // tier asks the policies of one tier of ClusterNetworkPolicies. True says that
 // the verdict is final.
-func (q *question) tier(policies []*Policy, v *Verdict) bool {
-	for _, p := range policies {
-		for _, r := range p.rules[q.dir] {
-			switch {
-			case !q.matches(r):
-			case r.Action == Pass:
-				return false
-			case r.Action == Accept:
-				v.Allowed, v.By = true, r
-				return true
-			case p.Audit:
-				v.audit(r.by)
-			default:
-				v.Denying, v.By = r.by, r
-				return true
-			}
+func (q *question) tier(sides []*side, v *Verdict) bool {
+	r, would := q.first(sides, strict), q.first(sides, audited)
+	if would != nil && (r == nil || would.before(r)) {
+		v.audit(would.by.self)
+	}
+	switch {
+	case r == nil || r.Action == Pass:
+		return false
+	case r.Action == Accept:
+		v.Allowed, v.By = true, r
+	default:
+		v.Denying, v.By = r.by.self, r
+	}
+	return true
+}
+
+// first returns the first rule of one kind that matches, or nil.
+func (q *question) first(sides []*side, kind int) (first *Rule) {
+	for _, s := range sides {
+		if r := s.rules[kind].first(q); r != nil && (first == nil || r.before(first)) {
+			first = r
 		}
 	}
-	return false
-}
-
-// admits returns the first rule of NetworkPolicies that allows.
-func (q *question) admits(policies []*Policy) *Rule {
-	for _, p := range policies {
-		for _, r := range p.rules[q.dir] {
-			if q.matches(r) {
-				return r
-			}
-		}
-	}
-	return nil
-}
-
-func (q *question) matches(r *Rule) bool {
-	return r.admitsPort(q.named, q.proto, q.port) && (r.admitsPeer(q.peer, q.selectors) || r.nodes && q.node ||
-		len(r.domains) > 0 && q.table.names.resolves(q.subject, q.peer, r.domains, q.now))
-}
-
-func (r *Rule) admitsPort(destination *Pod, proto packet.Proto, port uint16) bool {
-	if r.anyPort {
-		return true
-	}
-	for i := range r.ports {
-		p := &r.ports[i]
-		switch {
-		case p.proto != proto && (p.proto != 0 || !p.named):
-		case !p.named:
-			if p.first <= port && port <= p.last {
-				return true
-			}
-		case destination != nil:
-			if slices.Contains(destination.ports, namedPort{p.name, proto, port}) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// admitsPeer wants the peer's selectors ascending.
-func (r *Rule) admitsPeer(a packet.Addr, selectors []selectorID) bool {
-	return r.anyPeer || intersect(r.selectors, selectors) || contains(r.ranges, a)
+	return first
 }
 
 // intersect says whether two ascending lists have an element in common.
@@ -183,18 +143,4 @@ func intersect(a, b []selectorID) bool {
 		}
 	}
 	return false
-}
-
-// contains looks a up in ascending, disjoint ranges.
-func contains(ranges []addrRange, a packet.Addr) bool {
-	lo, hi := 0, len(ranges)
-	for lo < hi {
-		m := (lo + hi) / 2
-		if bytes.Compare(ranges[m].last[:], a[:]) < 0 {
-			lo = m + 1
-		} else {
-			hi = m
-		}
-	}
-	return lo < len(ranges) && bytes.Compare(ranges[lo].first[:], a[:]) <= 0
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,37 +29,42 @@ func (v naive) tier(tier policyv1alpha2.Tier, dir Direction, subject *corev1.Pod
 		return cmp.Or(cmp.Compare(a.Spec.Priority, b.Spec.Priority), cmp.Compare(a.Name, b.Name))
 	})
 	for _, p := range all {
-		var actions []policyv1alpha2.ClusterNetworkPolicyRuleAction // of rules that match, in order
+		type match struct {
+			action policyv1alpha2.ClusterNetworkPolicyRuleAction
+			index  int
+		}
+		var found []match // rules that match, in order
 		if dir == Ingress {
-			for _, r := range p.Spec.Ingress {
+			for i, r := range p.Spec.Ingress {
 				if v.protocols(r.Protocols, destination, proto, port) && slices.ContainsFunc(r.From, func(f policyv1alpha2.ClusterNetworkPolicyIngressPeer) bool {
 					return other != nil && (f.Namespaces != nil && matches(f.Namespaces, v.st.Namespaces[other.Namespace].Labels) || f.Pods != nil && v.podIn(f.Pods, other))
 				}) {
-					actions = append(actions, r.Action)
+					found = append(found, match{r.Action, i})
 				}
 			}
 		} else {
-			for _, r := range p.Spec.Egress {
+			for i, r := range p.Spec.Egress {
 				if v.protocols(r.Protocols, destination, proto, port) && slices.ContainsFunc(r.To, func(f policyv1alpha2.ClusterNetworkPolicyEgressPeer) bool {
 					return v.egressPeer(f, subject, peer, other)
 				}) {
-					actions = append(actions, r.Action)
+					found = append(found, match{r.Action, i})
 				}
 			}
 		}
-		for _, action := range actions {
+		for _, m := range found {
+			by := fmt.Sprintf("cluster policy %s rule %s[%d]", p.Name, dir, m.index)
 			switch {
-			case action == "Pass":
+			case m.action == "Pass":
 				return false
-			case action == "Accept":
-				a.allowed = true
+			case m.action == "Accept":
+				a.allowed, a.by = true, by
 				return true
 			case p.Annotations["podgate.dev/audit"] == "true":
 				if a.audited == nil {
 					a.audited = []string{p.Name}
 				}
 			default:
-				a.denying = []string{p.Name}
+				a.denying, a.by = []string{p.Name}, by
 				return true
 			}
 		}

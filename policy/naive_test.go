@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -41,6 +44,7 @@ func (v naive) podAt(a netip.Addr, host bool) *corev1.Pod {
 // answer is a verdict, and by whom.
 type answer struct {
 	allowed                     bool
+	by                          string // the rule that decides
 	isolating, denying, audited []string
 }
 
@@ -61,6 +65,9 @@ func (v naive) judge(dir Direction, subject *corev1.Pod, peer netip.Addr, proto 
 	}
 	slices.Sort(a.isolating)
 	slices.Sort(auditing)
+	slices.SortFunc(selecting, func(a, b *networkingv1.NetworkPolicy) int { // those in force first, then by name
+		return cmp.Or(strings.Compare(a.Annotations["podgate.dev/audit"], b.Annotations["podgate.dev/audit"]), strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
+	})
 	for _, ip := range subject.Status.PodIPs {
 		if ip.IP == peer.String() { // "A Pod cannot block access to itself"
 			a.allowed = true
@@ -82,15 +89,15 @@ func (v naive) judge(dir Direction, subject *corev1.Pod, peer netip.Addr, proto 
 		// the pod, OR if the traffic source is the pod's local node, OR if the
 		// traffic matches at least one ingress rule across all of the
 		// NetworkPolicy objects whose podSelector matches the pod."
+		for _, np := range selecting {
+			if i := v.ruleAllows(np, dir, peer, other, destination, proto, port); i >= 0 {
+				a.allowed, a.by = true, fmt.Sprintf("policy %s/%s rule %s[%d]", np.Namespace, np.Name, dir, i)
+				return a
+			}
+		}
 		if slices.Contains(v.nodes, peer) || v.podAt(peer, true) != nil {
 			a.allowed = true
 			return a
-		}
-		for _, np := range selecting {
-			if v.ruleAllows(np, dir, peer, other, destination, proto, port) {
-				a.allowed = true
-				return a
-			}
 		}
 		if len(a.isolating) > 0 {
 			a.denying = a.isolating
@@ -110,21 +117,16 @@ func (v naive) judge(dir Direction, subject *corev1.Pod, peer netip.Addr, proto 
 	return a
 }
 
-func (v naive) ruleAllows(np *networkingv1.NetworkPolicy, dir Direction, peer netip.Addr, other, destination *corev1.Pod, proto packet.Proto, port uint16) bool {
+// ruleAllows is the index of the first rule that does, or -1.
+func (v naive) ruleAllows(np *networkingv1.NetworkPolicy, dir Direction, peer netip.Addr, other, destination *corev1.Pod, proto packet.Proto, port uint16) int {
 	if dir == Ingress {
-		for _, r := range np.Spec.Ingress {
-			if v.ports(r.Ports, destination, proto, port) && v.peers(r.From, np.Namespace, peer, other) {
-				return true
-			}
-		}
-		return false
+		return slices.IndexFunc(np.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) bool {
+			return v.ports(r.Ports, destination, proto, port) && v.peers(r.From, np.Namespace, peer, other)
+		})
 	}
-	for _, r := range np.Spec.Egress {
-		if v.ports(r.Ports, destination, proto, port) && v.peers(r.To, np.Namespace, peer, other) {
-			return true
-		}
-	}
-	return false
+	return slices.IndexFunc(np.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool {
+		return v.ports(r.Ports, destination, proto, port) && v.peers(r.To, np.Namespace, peer, other)
+	})
 }
 
 // "If this field is not specified, it will default based on the existence of

@@ -110,27 +110,20 @@ func (n *Names) replace(change func(map[packet.Addr]*told)) {
 	n.pods.Store(&next)
 }
 
-// resolves says whether pod was told that one of the domains has address a.
-func (n *Names) resolves(pod *Pod, a packet.Addr, domains []domain, now int64) bool {
+// lessons returns what pod was told of address a, also what has ended by now.
+func (n *Names) lessons(pod, a packet.Addr) []lesson {
 	if n == nil {
-		return false
+		return nil
 	}
-	for _, own := range pod.addrs {
-		t := n.of(own)
-		if t == nil {
-			continue
-		}
-		list := t.list.Load()
-		if list == nil {
-			continue
-		}
-		for _, l := range (*list)[a] {
-			if l.until > now && matchesAny(domains, l.name) {
-				return true
-			}
-		}
+	t := n.of(pod)
+	if t == nil {
+		return nil
 	}
-	return false
+	list := t.list.Load()
+	if list == nil {
+		return nil
+	}
+	return (*list)[a]
 }
 
 // domain is a name, or with suffix everything below it.
@@ -148,15 +141,3 @@ func domainOf(s string) domain {
 }
 
 func canonical(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
-
-func matchesAny(domains []domain, name string) bool {
-	for _, d := range domains {
-		if !d.below && name == d.name {
-			return true
-		}
-		if d.below && len(name) > len(d.name)+1 && strings.HasSuffix(name, d.name) && name[len(name)-len(d.name)-1] == '.' {
-			return true
-		}
-	}
-	return false
-}

@@ -17,7 +17,6 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"unique"
 
 	"podgate/kube"
@@ -90,29 +89,13 @@ type Pod struct {
 	ports []namedPort
 }
 
-// set is the policies that select a pod in one direction.
-type set struct {
-	admin, baseline []*Policy // by priority, then name
-	isolating       []*Policy // NetworkPolicies by name
-	auditing        []*Policy // NetworkPolicies in audit mode by name
-}
-
-func (s *set) empty() bool {
-	return len(s.admin) == 0 && len(s.isolating) == 0 && len(s.auditing) == 0 && len(s.baseline) == 0
-}
-
-func (s *set) same(o *set) bool {
-	return slices.Equal(s.admin, o.admin) && slices.Equal(s.baseline, o.baseline) &&
-		slices.Equal(s.isolating, o.isolating) && slices.Equal(s.auditing, o.auditing)
-}
-
 // Isolating returns the NetworkPolicies that isolate p in direction d, sorted by
 // name; empty means that p is not isolated. The caller must not change it.
 func (p *Pod) Isolating(d Direction) []*Policy {
 	if p == nil {
 		return nil
 	}
-	return p.sets[d].isolating
+	return p.sets[d].isolating.all()
 }
 
 // Selected says whether a policy of any kind selects p in direction d.
@@ -127,6 +110,7 @@ type Policy struct {
 	priority int32
 	rules    [2][]*Rule
 	types    [2]bool
+	self     []*Policy // the policy itself
 }
 
 // Rule is one entry of spec.ingress or spec.egress.
@@ -137,7 +121,7 @@ type Rule struct {
 	Action    Action
 	Name      string // a ClusterNetworkPolicy's rule may have one
 
-	by        []*Policy   // the policy itself
+	by        *Policy
 	ports     []portRange // empty with anyPort false: nothing
 	anyPort   bool        // no ports given: every protocol and port
 	anyPeer   bool        // no peers given: everybody

@@ -28,6 +28,9 @@ import (
 // maxDenials is how many denials are told apart.
 const maxDenials = 4096
 
+// maxBlamed is how many policies one denial is counted under, the first by name.
+const maxBlamed = 64
+
 // denial says whose denial it was, and of what.
 type denial struct {
 	reason Reason // direction, and whether it was an audit
@@ -84,7 +87,7 @@ func (d denial) record(n *denials) DenialRecord {
 	return r
 }
 
-// tally counts a denial under each policy that it is by.
+// tally counts a denial under each policy that it is by, within maxBlamed.
 func (w *worker) tally(r Reason, by []*policy.Policy, d *decision) {
 	dir, subject, peer := policy.Ingress, d.dstPod, d.to.Src
 	if r == PolicyEgressDenied || r == PolicyEgressAudited {
@@ -97,7 +100,7 @@ func (w *worker) tally(r Reason, by []*policy.Policy, d *decision) {
 	if rule := d.judged[dir].By; rule != nil && !d.judged[dir].Allowed {
 		k.rule = rule.Index
 	}
-	for _, p := range by {
+	for _, p := range by[:min(len(by), maxBlamed)] {
 		k.policy = p.Name
 		n := w.denials[k]
 		if n == nil && len(w.denials) >= maxDenials {
