@@ -37,6 +37,10 @@ var versions = func() map[[2]string]version {
 	m[[2]string{"networking.k8s.io/v1beta1", "IngressClass"}] = version{kindByName["IngressClass"],
 		func() API { return new(networkingv1beta1.IngressClass) },
 		func(o API) API { return ingressClassFromV1beta1(o.(*networkingv1beta1.IngressClass)) }}
+	for _, name := range []string{"GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant"} {
+		k := kindByName[name] // its beta is the same, field by field
+		m[[2]string{gatewayGroup + "/v1beta1", name}] = version{kind: k, new: k.new}
+	}
 	return m
 }()
 
@@ -51,8 +55,11 @@ func lookupVersion(apiVersion, kindName string) (v version, known bool, what str
 		group = ""
 	}
 	switch group {
-	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io", "core":
+	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io", gatewayGroup, "core":
 	default:
+		return v, false, ""
+	}
+	if group == gatewayGroup && slices.Contains(otherGateway, kindName) {
 		return v, false, ""
 	}
 	noMatch := fmt.Sprintf("no matches for kind %q in version %q", kindName, apiVersion)
@@ -66,6 +73,9 @@ func lookupVersion(apiVersion, kindName string) (v version, known bool, what str
 	}
 	return v, false, ""
 }
+
+// otherGateway are the kinds of the Gateway API that podgate does not serve.
+var otherGateway = []string{"TCPRoute", "UDPRoute", "ListenerSet"}
 
 func suggestVersion(kindName string) string {
 	if k := kindByName[kindName]; k != nil {

@@ -15,6 +15,10 @@ import (
 // setDefaults fills in what an API server fills in when it reads an object. What
 // depends on other objects, as addresses do, is not its business.
 func setDefaults(o API) {
+	if isGateway(o) {
+		defaultGateway(o)
+		return
+	}
 	switch o := o.(type) {
 	case *corev1.Namespace:
 		if o.Labels == nil {

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
@@ -55,6 +56,15 @@ type State struct {
 	BrokenPolicies  map[Name]API // policies of either kind that validation rejected and that have no good version
 	Secrets         map[Name]*corev1.Secret
 	ConfigMaps      map[Name]*corev1.ConfigMap
+
+	// The Gateway API.
+	GatewayClasses     map[string]*gatewayv1.GatewayClass
+	Gateways           map[Name]*gatewayv1.Gateway
+	HTTPRoutes         map[Name]*gatewayv1.HTTPRoute
+	GRPCRoutes         map[Name]*gatewayv1.GRPCRoute
+	TLSRoutes          map[Name]*gatewayv1.TLSRoute
+	ReferenceGrants    map[Name]*gatewayv1.ReferenceGrant
+	BackendTLSPolicies map[Name]*gatewayv1.BackendTLSPolicy
 
 	// The workloads whose pods are in Pods, for people to look at.
 	Deployments  map[Name]*appsv1.Deployment

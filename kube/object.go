@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
@@ -96,6 +97,13 @@ var kinds = []*kind{
 	{name: "EndpointSlice", group: "discovery.k8s.io", version: "v1", resource: "endpointslices", new: func() API { return new(discoveryv1.EndpointSlice) }},
 	{name: "IngressClass", group: "networking.k8s.io", version: "v1", resource: "ingressclasses", clusterScoped: true, new: func() API { return new(networkingv1.IngressClass) }},
 	{name: "Ingress", group: "networking.k8s.io", version: "v1", resource: "ingresses", new: func() API { return new(networkingv1.Ingress) }},
+	{name: "GatewayClass", group: gatewayGroup, version: "v1", resource: "gatewayclasses", clusterScoped: true, new: func() API { return new(gatewayv1.GatewayClass) }},
+	{name: "ReferenceGrant", group: gatewayGroup, version: "v1", resource: "referencegrants", new: func() API { return new(gatewayv1.ReferenceGrant) }},
+	{name: "BackendTLSPolicy", group: gatewayGroup, version: "v1", resource: "backendtlspolicies", new: func() API { return new(gatewayv1.BackendTLSPolicy) }},
+	{name: "Gateway", group: gatewayGroup, version: "v1", resource: "gateways", new: func() API { return new(gatewayv1.Gateway) }},
+	{name: "HTTPRoute", group: gatewayGroup, version: "v1", resource: "httproutes", new: func() API { return new(gatewayv1.HTTPRoute) }},
+	{name: "GRPCRoute", group: gatewayGroup, version: "v1", resource: "grpcroutes", new: func() API { return new(gatewayv1.GRPCRoute) }},
+	{name: "TLSRoute", group: gatewayGroup, version: "v1", resource: "tlsroutes", new: func() API { return new(gatewayv1.TLSRoute) }},
 	{name: "Pod", version: "v1", resource: "pods", new: func() API { return new(corev1.Pod) }},
 	{name: "ReplicaSet", group: "apps", version: "v1", resource: "replicasets", new: func() API { return new(appsv1.ReplicaSet) }},
 	{name: "Deployment", group: "apps", version: "v1", resource: "deployments", new: func() API { return new(appsv1.Deployment) }},

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
@@ -47,6 +48,18 @@ func forgetServerSide(o API) {
 		o.Status = corev1.ServiceStatus{}
 	case *networkingv1.Ingress:
 		o.Status = networkingv1.IngressStatus{}
+	case *gatewayv1.GatewayClass:
+		o.Status = gatewayv1.GatewayClassStatus{}
+	case *gatewayv1.Gateway:
+		o.Status = gatewayv1.GatewayStatus{}
+	case *gatewayv1.HTTPRoute:
+		o.Status = gatewayv1.HTTPRouteStatus{}
+	case *gatewayv1.GRPCRoute:
+		o.Status = gatewayv1.GRPCRouteStatus{}
+	case *gatewayv1.TLSRoute:
+		o.Status = gatewayv1.TLSRouteStatus{}
+	case *gatewayv1.BackendTLSPolicy:
+		o.Status = gatewayv1.PolicyStatus{}
 	case *appsv1.Deployment:
 		o.Status = appsv1.DeploymentStatus{}
 	case *appsv1.ReplicaSet:
@@ -160,6 +173,20 @@ func (s *Store) serve(k key, r *record) {
 		})
 	case "IngressClass":
 		serveIn(&s.next.ingressClasses, k.name.Name, r, func(o *networkingv1.IngressClass) { r.stamp(&o.ObjectMeta) })
+	case "GatewayClass":
+		serveIn(&s.next.gatewayClasses, k.name.Name, r, func(o *gatewayv1.GatewayClass) { r.stamp(&o.ObjectMeta) })
+	case "Gateway":
+		serveIn(&s.next.gateways, k.name, r, func(o *gatewayv1.Gateway) { r.stamp(&o.ObjectMeta) })
+	case "HTTPRoute":
+		serveIn(&s.next.httpRoutes, k.name, r, func(o *gatewayv1.HTTPRoute) { r.stamp(&o.ObjectMeta) })
+	case "GRPCRoute":
+		serveIn(&s.next.grpcRoutes, k.name, r, func(o *gatewayv1.GRPCRoute) { r.stamp(&o.ObjectMeta) })
+	case "TLSRoute":
+		serveIn(&s.next.tlsRoutes, k.name, r, func(o *gatewayv1.TLSRoute) { r.stamp(&o.ObjectMeta) })
+	case "ReferenceGrant":
+		serveIn(&s.next.referenceGrants, k.name, r, func(o *gatewayv1.ReferenceGrant) { r.stamp(&o.ObjectMeta) })
+	case "BackendTLSPolicy":
+		serveIn(&s.next.backendTLSPolicies, k.name, r, func(o *gatewayv1.BackendTLSPolicy) { r.stamp(&o.ObjectMeta) })
 	case "EndpointSlice":
 		serveIn(&s.next.endpointSlices, k.name, r, func(o *discoveryv1.EndpointSlice) { r.stamp(&o.ObjectMeta) })
 	case "Endpoints":
@@ -237,19 +264,11 @@ func (s *Store) reconcileNamespace(name string) {
 // addBuiltins makes what is there before any manifest: namespaces, the node, the
 // gateway's own two pods and the DNS Service.
 func (s *Store) addBuiltins() {
-	builtin := func(o API) *record {
-		setDefaults(o)
-		o.GetObjectKind().SetGroupVersionKind(kindOf(o).gvk())
-		k := Object{API: o}.key()
-		r := &record{source: Object{API: o}, want: o, uid: s.newUID(k), created: s.now(), gen: 1, builtin: true}
-		s.records[k] = r
-		s.use(k.name.Namespace, 1)
-		return r
-	}
 	for _, name := range []string{"default", "kube-system", "podgate-system"} {
-		builtin(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		s.builtin(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 		s.dirtyNamespaces[name] = true
 	}
+	s.addGatewayClass()
 	s.addNode()
 	s.addLocalPod("kube-system", "podgate-dns", DNSOffset, map[string]string{"k8s-app": "kube-dns"},
 		corev1.ContainerPort{Name: "dns", ContainerPort: 53, Protocol: corev1.ProtocolUDP},
@@ -277,12 +296,37 @@ func (s *Store) addBuiltins() {
 		dns.Spec.ClusterIPs = append(dns.Spec.ClusterIPs, a.String())
 	}
 	dns.Spec.ClusterIP = dns.Spec.ClusterIPs[0]
-	r := builtin(dns)
+	r := s.builtin(dns)
 	k := key{"Service", nameOf(dns)}
 	if errs := s.admissible(k, r.want); len(errs) > 0 {
 		panic("kube: built-in DNS Service: " + errs.ToAggregate().Error())
 	}
 	s.serve(k, r)
+}
+
+// builtin records an object of podgate's own.
+func (s *Store) builtin(o API) *record {
+	setDefaults(o)
+	o.GetObjectKind().SetGroupVersionKind(kindOf(o).gvk())
+	k := Object{API: o}.key()
+	r := &record{source: Object{API: o}, want: o, uid: s.newUID(k), created: s.now(), gen: 1, builtin: true}
+	s.records[k] = r
+	s.use(k.name.Namespace, 1)
+	return r
+}
+
+// GatewayController is who serves Gateways here: spec.controllerName of their class.
+const GatewayController = "podgate.dev/gateway-controller"
+
+// builtinClass is the GatewayClass that is there without a manifest. A manifest
+// may put another in its place.
+var builtinClass = key{"GatewayClass", Name{Name: "podgate"}}
+
+func (s *Store) addGatewayClass() {
+	s.serve(builtinClass, s.builtin(&gatewayv1.GatewayClass{
+		ObjectMeta: metav1.ObjectMeta{Name: builtinClass.name.Name},
+		Spec:       gatewayv1.GatewayClassSpec{ControllerName: GatewayController, Description: new("podgate's front door")},
+	}))
 }
 
 // DNSAddrs are the addresses of the cluster DNS Service, one a family.

@@ -33,6 +33,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
@@ -80,7 +81,16 @@ type Store struct {
 		replicaSets     table[Name, *appsv1.ReplicaSet]
 		statefulSets    table[Name, *appsv1.StatefulSet]
 		daemonSets      table[Name, *appsv1.DaemonSet]
-		problems        bool // changed
+
+		gatewayClasses     table[string, *gatewayv1.GatewayClass]
+		gateways           table[Name, *gatewayv1.Gateway]
+		httpRoutes         table[Name, *gatewayv1.HTTPRoute]
+		grpcRoutes         table[Name, *gatewayv1.GRPCRoute]
+		tlsRoutes          table[Name, *gatewayv1.TLSRoute]
+		referenceGrants    table[Name, *gatewayv1.ReferenceGrant]
+		backendTLSPolicies table[Name, *gatewayv1.BackendTLSPolicy]
+
+		problems bool // changed
 	}
 	state       *State
 	subscribers map[chan struct{}]struct{}
@@ -192,7 +202,7 @@ func (s *Store) apply(o Object, files bool) Change {
 		change.Action, change.Problems = Rejected, ps
 		return change
 	}
-	if old != nil && old.builtin && k.kind != "Namespace" {
+	if old != nil && old.builtin && k.kind != "Namespace" && k != builtinClass {
 		return reject([]Problem{o.problem("", "built into podgate: it cannot be changed")})
 	}
 	if old != nil && !old.deleting && sameSource(old.source.API, o.API) {
@@ -230,7 +240,7 @@ func (s *Store) apply(o Object, files bool) Change {
 	change.Action = Created
 	if old != nil {
 		r.uid, r.created, r.gen = old.uid, old.created, old.gen
-		r.builtin, r.files = old.builtin, old.files || files
+		r.builtin, r.files = old.builtin && k != builtinClass, old.files || files
 		change.Action = Configured
 		r.gen++
 	} else {
@@ -341,6 +351,9 @@ func (s *Store) forget(k key) {
 	s.accept(k)
 	s.use(k.name.Namespace, -1)
 	s.serve(k, nil)
+	if k == builtinClass {
+		s.addGatewayClass()
+	}
 }
 
 // settle makes everything follow from the records.
@@ -397,6 +410,13 @@ func (s *Store) publish() {
 	take(&changed, &st.BrokenPolicies, &s.next.brokenPolicies)
 	take(&changed, &st.Secrets, &s.next.secrets)
 	take(&changed, &st.ConfigMaps, &s.next.configMaps)
+	take(&changed, &st.GatewayClasses, &s.next.gatewayClasses)
+	take(&changed, &st.Gateways, &s.next.gateways)
+	take(&changed, &st.HTTPRoutes, &s.next.httpRoutes)
+	take(&changed, &st.GRPCRoutes, &s.next.grpcRoutes)
+	take(&changed, &st.TLSRoutes, &s.next.tlsRoutes)
+	take(&changed, &st.ReferenceGrants, &s.next.referenceGrants)
+	take(&changed, &st.BackendTLSPolicies, &s.next.backendTLSPolicies)
 	take(&changed, &st.Deployments, &s.next.deployments)
 	take(&changed, &st.ReplicaSets, &s.next.replicaSets)
 	take(&changed, &st.StatefulSets, &s.next.statefulSets)

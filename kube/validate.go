@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
@@ -25,6 +26,9 @@ import (
 func validate(o API) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs := validateMeta(o)
+	if isGateway(o) {
+		return append(errs, validateGateway(o)...)
+	}
 	switch o := o.(type) {
 	case *corev1.ConfigMap:
 		errs = append(errs, validateConfigMap(o)...)
@@ -102,6 +106,10 @@ func validateUpdate(o, old, served API) (errs field.ErrorList) {
 	case *corev1.Service:
 		if served != nil {
 			errs = append(errs, validateServiceUpdate(o, served.(*corev1.Service))...)
+		}
+	case *gatewayv1.GatewayClass:
+		if o.Spec.ControllerName != old.(*gatewayv1.GatewayClass).Spec.ControllerName {
+			errs = append(errs, field.Invalid(spec.Child("controllerName"), o.Spec.ControllerName, "Value is immutable"))
 		}
 	case *corev1.Secret:
 		old := old.(*corev1.Secret)

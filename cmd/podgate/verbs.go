@@ -178,6 +178,8 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 		items = pick(st.DaemonSets, q)
 	case "ingressclasses":
 		items = pickNamed(st.IngressClasses, q.Name)
+	case "gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes", "referencegrants", "backendtlspolicies":
+		items = g.gatewayObjects(st, q)
 	case "configmaps":
 		items = pick(st.ConfigMaps, q)
 	case "secrets":
