@@ -135,6 +135,14 @@ type FlowsRequest struct {
 	Pod     string `json:"pod,omitempty"` // "namespace/name"
 }
 
+// DNSRequest asks what a pod's resolver gets for a name, and why.
+type DNSRequest struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Name      string `json:"name"`
+	Type      string `json:"type"` // "A"
+}
+
 // PolicyRequest asks what policies say.
 type PolicyRequest struct {
 	What      string `json:"what"` // "matrix", "test", "denials"

@@ -23,6 +23,7 @@ type Verbs struct {
 	Trace    func(TraceRequest) (any, error)
 	Flows    func(FlowsRequest) (any, error)
 	Policy   func(PolicyRequest) (any, error)
+	DNS      func(DNSRequest) (any, error)
 	Exec     func(context.Context, ExecRequest, []*os.File) (int, error) // owns the files
 	Logs     func(context.Context, LogsRequest) (io.ReadCloser, error)
 	Capture  func(context.Context, CaptureRequest, io.Writer) error // writes pcapng until the context ends
@@ -56,6 +57,7 @@ func Listen(path string, verbs Verbs) (*Server, error) {
 	handle(mux, "POST /v1/trace", func(_ context.Context, q TraceRequest) (any, error) { return verbs.Trace(q) })
 	handle(mux, "POST /v1/flows", func(_ context.Context, q FlowsRequest) (any, error) { return verbs.Flows(q) })
 	handle(mux, "POST /v1/policy", func(_ context.Context, q PolicyRequest) (any, error) { return verbs.Policy(q) })
+	handle(mux, "POST /v1/dns", func(_ context.Context, q DNSRequest) (any, error) { return verbs.DNS(q) })
 	handle(mux, "POST /v1/fault", func(_ context.Context, q FaultRequest) (string, error) { return verbs.Fault(q) })
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("POST /v1/logs", s.logs)

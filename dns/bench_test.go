@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -26,7 +27,7 @@ func BenchmarkRespond(b *testing.B) {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if answer, _ := s.respond(wire, out, true); answer == nil {
+				if answer, _ := s.respond(netip.Addr{}, wire, out, true); answer == nil {
 					b.Fatal("no answer")
 				}
 			}

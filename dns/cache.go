@@ -14,6 +14,7 @@ type cacheKey struct {
 	qtype    uint16
 	dnssec   bool // DO
 	unproven bool // CD
+	subnet   subnet
 }
 
 // cached is an upstream's answer; the message is shared and never written.
@@ -89,6 +90,9 @@ func (c *cache) put(k cacheKey, m *dns.Msg, now time.Time) {
 	for _, set := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range set {
 			h := rr.Header()
+			if h.Rrtype == dns.TypeOPT { // its TTL is none
+				continue
+			}
 			h.Ttl = min(h.Ttl, uint32(c.max/time.Second))
 		}
 	}
@@ -153,7 +157,9 @@ func aged(m *dns.Msg, age time.Duration) *dns.Msg {
 	s := uint32(age / time.Second)
 	for _, set := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range set {
-			if h := rr.Header(); h.Ttl > s {
+			if h := rr.Header(); h.Rrtype == dns.TypeOPT {
+				continue
+			} else if h.Ttl > s {
 				h.Ttl -= s
 			} else {
 				h.Ttl = 0

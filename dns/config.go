@@ -32,6 +32,15 @@ type Config struct {
 	UpstreamCAs *x509.CertPool
 	Log         *slog.Logger
 
+	// Autopath answers a pod's first question of a search list with what the
+	// list leads to; Search is the list of the pod with that address, nil if it
+	// has none. Search is called from several goroutines.
+	Autopath bool
+	Search   func(client netip.Addr) []string
+	// RandomCase asks upstreams over UDP in random case and takes only answers
+	// that have it too (DNS 0x20).
+	RandomCase bool
+
 	kube kubeOptions // of the Corefile
 
 	// Told, if not nil, is called with what an answer tells a client, before it

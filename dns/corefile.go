@@ -37,6 +37,8 @@ type block struct {
 	forwards []forwardRule
 	cache    cacheRule
 	log      bool
+	loop     bool
+	autopath bool
 }
 
 // kubeOptions are those of the kubernetes directive.
@@ -286,10 +288,18 @@ func zonesOf(s string) ([]string, error) {
 func (p *corefileParser) apply(d corefileLine, options []corefileLine) {
 	b, name := p.current, d.words[0]
 	switch name {
-	case "errors", "ready", "prometheus", "loop", "reload", "loadbalance", "health", "debug", "cancel", "metadata", "minimal", "bufsize", "any":
+	case "errors", "ready", "prometheus", "reload", "loadbalance", "health", "debug", "cancel", "metadata", "minimal", "bufsize", "any":
 		// In podgate's nature.
 	case "log":
 		b.log = true
+	case "loop":
+		b.loop = true
+	case "autopath":
+		if slices.Equal(d.words[1:], []string{"@kubernetes"}) {
+			b.autopath = true
+		} else {
+			p.problem(d.n, "autopath: only `autopath @kubernetes` is supported: the search list is the asking pod's")
+		}
 	case "kubernetes":
 		p.kubernetes(b, d, options)
 	case "forward":

@@ -80,7 +80,7 @@ func TestCorefileProblemsNameTheLine(t *testing.T) {
 		{".:53 {\n  forward . 192.0.2.1 {\n    policy best\n  }\n}", "Corefile line 3: forward: policy is one of random, round_robin, sequential"},
 		{".:53 {\n  kubernetes {\n    pods some\n  }\n}", "Corefile line 3: kubernetes: pods is one of disabled, insecure, verified"},
 		{".:53 {\n  errors", "Corefile line 2: a closing brace is missing"},
-		{".:53 {\n  rewrite class ANY IN\n}", "Corefile line 2: rewrite: only names are rewritten: `rewrite name [exact|prefix|suffix|substring|regex] FROM TO`"},
+		{".:53 {\n  rewrite class ANY IN\n}", "Corefile line 2: rewrite: only names are rewritten: `rewrite [stop|continue] name [exact|prefix|suffix|substring|regex] FROM TO [answer auto]`"},
 		{".:53 {\n  hosts {\n    one two\n  }\n}", `Corefile line 3: hosts: "one two" is not an address with names`},
 		{".:53 {\n  kubernetes other.local\n}", "Corefile line 2: kubernetes: zone other.local. is not served: the cluster's domain is cluster.local."},
 		{"errors\n.:53 {\n}", "Corefile line 1: \"errors\": a server block such as `.:53 {` is expected"},

@@ -3,6 +3,7 @@ package dns
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"unsafe"
 
@@ -79,47 +80,54 @@ type Responder struct {
 // Responder makes a Responder of the server's answers.
 func (s *Server) Responder() *Responder { return &Responder{s: s, rand: rand.IntN} }
 
-// Answer writes the answer to a UDP query into out and returns its length, or 0
+// Answer writes the answer to a client's UDP query into out and returns its length, or 0
 // if the query is none that it answers: then the server itself is to be asked.
 // It neither blocks nor allocates once an answer was asked for before.
-func (r *Responder) Answer(out, wire []byte) int {
+func (r *Responder) Answer(out, wire []byte, client netip.Addr) int {
+	n, q, cached := r.reply(out, wire)
+	if n == 0 {
+		return 0
+	}
+	r.s.requests.Add(1)
+	r.s.fast.Add(1)
+	a := r.s.count(client, int(out[3]&0xf), q.name)
+	a.fast.Add(1)
+	if cached {
+		a.cached.Add(1)
+	} else {
+		r.s.local.Add(1)
+	}
+	return n
+}
+
+// reply is Answer, uncounted; cached: it is an upstream's.
+func (r *Responder) reply(out, wire []byte) (n int, q plain, cached bool) {
 	z := r.s.zone.Load()
 	rules := r.s.rules.Load()
 	if z == nil || rules.slow {
-		return 0
+		return 0, q, false
 	}
 	q, ok := r.parse(wire, r.s.cfg.MaxUDP)
 	if !ok || len(out) < q.end {
-		return 0
+		return 0, q, false
 	}
 	under, ok := strings.CutSuffix(q.name, z.domain)
 	if !ok || under != "" && under[len(under)-1] != '.' {
-		n := r.forwarded(out, wire, &q, rules)
-		if n > 0 {
-			r.s.requests.Add(1)
-			r.s.fast.Add(1)
-		}
-		return n
+		return r.forwarded(out, wire, &q, rules), q, true
 	}
 	under = strings.TrimSuffix(under, ".")
 	if under == "pod" || strings.HasSuffix(under, ".pod") {
-		return 0
+		return 0, q, false
 	}
-	var n int
 	switch node := z.findForward(under); {
 	case node == nil:
-		n = z.packNegative(out, wire, &q, dns.RcodeNameError, r.s.cfg.MaxUDP)
-	case node.cname != nil || len(node.other) > 0:
-		return 0
-	default:
+		if !rules.path || q.qtype == dns.TypeSRV {
+			n = z.packNegative(out, wire, &q, dns.RcodeNameError, r.s.cfg.MaxUDP)
+		}
+	case node.cname == nil && len(node.other) == 0:
 		n = r.positive(out, wire, &q, z, node)
 	}
-	if n > 0 {
-		r.s.requests.Add(1)
-		r.s.local.Add(1)
-		r.s.fast.Add(1)
-	}
-	return n
+	return n, q, false
 }
 
 // parse reads a plain query.
@@ -266,7 +274,7 @@ func (q *plain) room(out []byte) int {
 
 // packNode packs what a node says to a question without EDNS over TCP.
 func (s *Server) packNode(n *node, name string, qtype uint16) *packed {
-	q := query{Msg: &dns.Msg{Question: []dns.Question{{Name: name, Qtype: qtype, Qclass: dns.ClassINET}}}}
+	q := &query{Msg: &dns.Msg{Question: []dns.Question{{Name: name, Qtype: qtype, Qclass: dns.ClassINET}}}}
 	m := s.reply(q, dns.RcodeSuccess)
 	m.Answer = n.appendTo(nil, name, qtype)
 	if qtype == dns.TypeSRV {

@@ -53,7 +53,7 @@ func TestFastAnswersAreTheServers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := fast.Answer(out, wire)
+		n := fast.Answer(out, wire, testClient)
 		if n == 0 {
 			continue
 		}
@@ -62,7 +62,7 @@ func TestFastAnswersAreTheServers(t *testing.T) {
 		// Addresses begin at a random one: as many tries as it takes to see the same.
 		same := false
 		for range 3000 {
-			want, later := s.respond(wire, out, true)
+			want, later := s.respond(netip.Addr{}, wire, out, true)
 			if later != nil {
 				t.Fatalf("%v: the server would forward", q.Question)
 			}
@@ -71,7 +71,7 @@ func TestFastAnswersAreTheServers(t *testing.T) {
 			}
 		}
 		if !same {
-			want, _ := s.respond(wire, out, true)
+			want, _ := s.respond(netip.Addr{}, wire, out, true)
 			t.Errorf("%v: got\n%x, want\n%x", q.Question, got, want)
 		}
 	}
@@ -91,7 +91,7 @@ func TestFastAnswersRotate(t *testing.T) {
 	for turn := range 5 {
 		fast.rand = func(int) int { return turn }
 		var m dns.Msg
-		if err := m.Unpack(out[:fast.Answer(out, wire)]); err != nil {
+		if err := m.Unpack(out[:fast.Answer(out, wire, testClient)]); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
@@ -118,7 +118,7 @@ func TestFastAnswersDoNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := testing.AllocsPerRun(100, func() {
-			if fast.Answer(out, wire) == 0 {
+			if fast.Answer(out, wire, testClient) == 0 {
 				t.Fatal("no answer")
 			}
 		}); n != 0 {
@@ -139,11 +139,11 @@ func FuzzFastAnswer(f *testing.F) {
 	}
 	out, want := make([]byte, 4096), make([]byte, 4096)
 	f.Fuzz(func(t *testing.T, wire []byte) {
-		n := fast.Answer(out, wire)
+		n := fast.Answer(out, wire, testClient)
 		if n == 0 {
 			return
 		}
-		answer, later := s.respond(wire, want, true)
+		answer, later := s.respond(netip.Addr{}, wire, want, true)
 		if later != nil {
 			t.Fatalf("%x: got %x, the server does not answer at once", wire, out[:n])
 		}
@@ -179,14 +179,14 @@ func TestFastForwardedAnswersAreTheServers(t *testing.T) {
 				}
 				resolveNow(t, s, q)
 				now = now.Add(3 * time.Second)
-				n := fast.Answer(out, wire)
+				n := fast.Answer(out, wire, testClient)
 				if n == 0 {
 					if name == "www.example.com." {
 						t.Errorf("%v: not from the cache", q.Question)
 					}
 					continue
 				}
-				want, later := s.respond(wire, nil, true)
+				want, later := s.respond(netip.Addr{}, wire, nil, true)
 				if later != nil || !strings.EqualFold(string(out[:n]), string(want)) {
 					t.Errorf("%v: got\n%x, want\n%x", q.Question, out[:n], want)
 				}

@@ -30,7 +30,7 @@ func packReply(k cacheKey, m *dns.Msg) *packedReply {
 			addresses++
 		}
 	}
-	if k.dnssec || addresses > 1 || m.Rcode > 0xf {
+	if k.dnssec || k.subnet.asked || addresses > 1 || m.Rcode > 0xf {
 		return nil
 	}
 	c := &dns.Msg{

@@ -25,7 +25,8 @@ import (
 // comes last until a probe of it is answered. They are asked over UDP, and over TCP when that answer is truncated. An answer counts if its
 // id and question are those of the query; SERVFAIL, REFUSED and NOTIMP send the
 // query on to the next upstream and are passed on only if nobody knows better.
-// Each query leaves from a socket of its own with a random id (RFC 5452).
+// Each query leaves from a socket of its own with a random id (RFC 5452), and in
+// random case if it is to (an answer that has another is asked for over TCP).
 
 // forwarder asks upstreams.
 type forwarder struct {
@@ -46,6 +47,7 @@ type forwarder struct {
 	turn      atomic.Uint32 // of round_robin
 
 	*counters
+	loops *loops // of all forwarders of a server
 
 	mu     sync.Mutex
 	flight map[cacheKey]*exchange
@@ -57,15 +59,18 @@ type counters struct{ exchanges, failures, hits, joined atomic.Uint64 }
 // upstreamState is an upstream and how it is.
 type upstreamState struct {
 	Upstream
-	fails   atomic.Int32 // in a row
-	probing atomic.Bool
+	fails     atomic.Int32 // in a row
+	probing   atomic.Bool
+	loop      atomic.Bool  // it leads back here
+	suspected atomic.Int64 // when that was last looked at, in Unix nanoseconds
 }
 
 // exchange is one query on its way to the upstreams; msg is set when done closes.
 type exchange struct {
 	done chan struct{}
-	msg  *dns.Msg // nil: none of them answered
-	err  error    // why
+	msg  *dns.Msg                      // nil: none of them answered
+	err  error                         // why
+	asks atomic.Pointer[upstreamState] // whom, at the moment
 }
 
 const (
@@ -82,6 +87,7 @@ func newForwarder(cfg Config, upstreams []Upstream) *forwarder {
 		check:    500 * time.Millisecond,
 		now:      time.Now,
 		counters: &counters{},
+		loops:    &loops{},
 		cache:    cache{size: cfg.CacheSize, max: cfg.CacheTTL},
 		flight:   map[cacheKey]*exchange{},
 	}
@@ -153,18 +159,25 @@ func (f *forwarder) join(ctx context.Context, k cacheKey) (*dns.Msg, error) {
 	if ok {
 		f.mu.Unlock()
 		f.joined.Add(1)
-		select {
-		case <-x.done:
-			return x.msg, x.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		patience := time.After(loopPatient)
+		for {
+			select {
+			case <-x.done:
+				return x.msg, x.err
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-patience:
+				if u := x.asks.Load(); u != nil {
+					f.suspect(u)
+				}
+			}
 		}
 	}
 	x = &exchange{done: make(chan struct{})}
 	f.flight[k] = x
 	f.mu.Unlock()
 
-	x.msg, x.err = f.exchange(ctx, k)
+	x.msg, x.err = f.exchange(ctx, k, x)
 	if x.err == nil {
 		f.cache.put(k, x.msg, f.now())
 	} else {
@@ -179,7 +192,7 @@ func (f *forwarder) join(ctx context.Context, k cacheKey) (*dns.Msg, error) {
 }
 
 // exchange asks the upstreams one after the other, a single one twice.
-func (f *forwarder) exchange(ctx context.Context, k cacheKey) (best *dns.Msg, err error) {
+func (f *forwarder) exchange(ctx context.Context, k cacheKey, x *exchange) (best *dns.Msg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeBudget)
 	defer cancel()
 	n := len(f.upstreams)
@@ -187,6 +200,11 @@ func (f *forwarder) exchange(ctx context.Context, k cacheKey) (best *dns.Msg, er
 	for i := range max(2, n) {
 		at := order[i%n]
 		u := f.upstreams[at]
+		if u.loop.Load() {
+			err = cmp.Or(err, errLoop)
+			continue
+		}
+		x.asks.Store(u)
 		m, askErr := f.ask(ctx, u, k)
 		if askErr != nil {
 			err = askErr
@@ -239,7 +257,8 @@ func (f *forwarder) order() []int {
 
 // downs is 1 for an upstream that is down, else 0.
 func (f *forwarder) downs(i int) int {
-	if f.maxFails > 0 && int(f.upstreams[i].fails.Load()) >= f.maxFails {
+	u := f.upstreams[i]
+	if f.maxFails > 0 && int(u.fails.Load()) >= f.maxFails || u.loop.Load() {
 		return 1
 	}
 	return 0
@@ -248,12 +267,12 @@ func (f *forwarder) downs(i int) int {
 // failed notes that an upstream did not answer; if that is once too often it is
 // named, and probed until it does.
 func (f *forwarder) failed(u *upstreamState, err error) {
-	if int(u.fails.Add(1)) != f.maxFails || !u.probing.CompareAndSwap(false, true) {
+	if int(u.fails.Add(1)) != f.maxFails {
 		return
 	}
 	f.cfg.Log.Warn("upstream DNS server does not answer", "upstream", u.String(), "why", err)
-	if f.background == nil || !f.background(func() { f.probe(f.ctx, u) }) {
-		u.probing.Store(false)
+	if f.background != nil {
+		f.background(func() { f.watch(u) })
 	}
 }
 
@@ -266,6 +285,9 @@ func (f *forwarder) ask(ctx context.Context, upstream *upstreamState, k cacheKey
 		m, err := f.attempt(ctx, network, upstream, k, true)
 		if err == nil && m.Rcode == dns.RcodeFormatError { // it does not know EDNS (RFC 6891, section 7)
 			m, err = f.attempt(ctx, network, upstream, k, false)
+		}
+		if errors.Is(err, errCase) && network == "udp" {
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("ask upstream %s over %s: %w", upstream, network, err)
@@ -286,7 +308,15 @@ func (f *forwarder) attempt(ctx context.Context, network string, upstream *upstr
 	}
 	if edns {
 		q.SetEdns0(upstreamUDP, k.dnssec)
+		if k.subnet.asked {
+			q.IsEdns0().Option = []dns.EDNS0{k.subnet.option(0)}
+		}
 	}
+	cased := f.cfg.RandomCase && network == "udp"
+	if cased {
+		q.Question[0].Name = randomCase(k.name)
+	}
+	asked := q.Question[0].Name
 	id := q.Id
 	f.exchanges.Add(1)
 	m, err := f.send(ctx, upstream, network, q)
@@ -296,11 +326,35 @@ func (f *forwarder) attempt(ctx context.Context, network string, upstream *upstr
 	if !answers(m, id, k) {
 		return nil, errors.New("the answer is not one to the question")
 	}
+	if cased && m.Question[0].Name != asked {
+		return nil, errCase
+	}
+	opt := m.IsEdns0()
 	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool {
 		t := rr.Header().Rrtype
 		return t == dns.TypeOPT || t == dns.TypeTSIG // between us and the upstream only
 	})
+	if k.subnet.asked {
+		held, ok := k.subnet.heldFor(opt)
+		if !ok {
+			return nil, errors.New("the answer is for another subnet")
+		}
+		m.Extra = append(m.Extra, held)
+	}
 	return m, nil
+}
+
+var errCase = errors.New("the answer has not the question's case")
+
+// randomCase is a name with each letter in random case.
+func randomCase(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		if c >= 'a' && c <= 'z' && rand.Uint32()&1 == 0 {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return string(b)
 }
 
 // answers reports whether m is the answer to the query with this id and question.

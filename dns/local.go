@@ -3,7 +3,6 @@ package dns
 import (
 	"net/netip"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -13,8 +12,7 @@ import (
 // Local data
 //
 // hosts answers for names that a table of addresses has, as /etc/hosts does,
-// and for the addresses' reverse names. rewrite asks for another name instead,
-// and gives the records of the answer the name that was asked.
+// and for the addresses' reverse names.
 
 // hosts is one hosts directive.
 type hosts struct {
@@ -105,105 +103,6 @@ func (h *hosts) answer(name string, qtype uint16) (records []dns.RR, known bool)
 		}
 	}
 	return records, known && (len(records) > 0 || !inZones(lower, h.fall))
-}
-
-// rewrite is one rewriting of names.
-type rewrite struct {
-	kind     string // exact, prefix, suffix, substring, regex
-	from, to string
-	re       *regexp.Regexp
-	goOn     bool // continue with the rules after it
-}
-
-func (p *corefileParser) rewrite(b *block, d corefileLine, options []corefileLine) {
-	args := d.words[1:]
-	r := rewrite{kind: "exact"}
-	if len(args) > 0 && (args[0] == "stop" || args[0] == "continue") {
-		r.goOn, args = args[0] == "continue", args[1:]
-	}
-	if len(args) == 0 || args[0] != "name" {
-		p.problem(d.n, "rewrite: only names are rewritten: `rewrite name [exact|prefix|suffix|substring|regex] FROM TO`")
-		return
-	}
-	args = args[1:]
-	if len(args) > 2 {
-		switch args[0] {
-		case "exact", "prefix", "suffix", "substring", "regex":
-			r.kind, args = args[0], args[1:]
-		}
-	}
-	if len(args) < 2 {
-		p.problem(d.n, "rewrite: FROM and TO are expected")
-		return
-	}
-	r.from, r.to = strings.ToLower(args[0]), args[1]
-	if len(args) > 2 && strings.Join(args[2:], " ") != "answer auto" {
-		p.problem(d.n, "rewrite: %q is not supported: records always get the name that was asked", strings.Join(args[2:], " "))
-	}
-	for _, o := range options {
-		if o.words[0] != "answer" {
-			p.problem(o.n, "rewrite: %s is not supported", o.words[0])
-		}
-	}
-	switch r.kind {
-	case "exact":
-		r.from, r.to = dns.CanonicalName(r.from), dns.CanonicalName(r.to)
-	case "suffix":
-		r.from, r.to = strings.TrimSuffix(r.from, ".")+".", strings.TrimSuffix(r.to, ".")+"."
-	case "regex":
-		re, err := regexp.Compile(args[0])
-		if err != nil {
-			p.problem(d.n, "rewrite: %v", err)
-			return
-		}
-		r.re = re
-	}
-	b.rewrites = append(b.rewrites, r)
-}
-
-// apply is the name that is asked for instead, if the rule has one.
-func (r *rewrite) apply(name string) (string, bool) {
-	switch r.kind {
-	case "exact":
-		return r.to, name == r.from
-	case "prefix":
-		rest, ok := strings.CutPrefix(name, r.from)
-		return r.to + rest, ok
-	case "suffix":
-		rest, ok := strings.CutSuffix(name, r.from)
-		return rest + r.to, ok
-	case "substring":
-		return strings.ReplaceAll(name, r.from, r.to), strings.Contains(name, r.from)
-	}
-	at := r.re.FindStringSubmatch(name)
-	if at == nil {
-		return "", false
-	}
-	to := r.to
-	for i := len(at) - 1; i >= 0; i-- {
-		to = strings.ReplaceAll(to, "{"+strconv.Itoa(i)+"}", at[i])
-	}
-	return dns.Fqdn(to), true
-}
-
-// rewritten is the name to ask for instead of name.
-func (b *block) rewritten(name string) string {
-	out := strings.ToLower(name)
-	changed := false
-	for i := range b.rewrites {
-		to, ok := b.rewrites[i].apply(out)
-		if _, valid := dns.IsDomainName(to); !ok || !valid {
-			continue
-		}
-		out, changed = to, true
-		if !b.rewrites[i].goOn {
-			break
-		}
-	}
-	if !changed {
-		return name
-	}
-	return out
 }
 
 // inZones says whether a lower-case name is in one of the zones.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -32,24 +33,30 @@ const (
 type query struct {
 	*dns.Msg
 	opt *dns.OPT // nil: no EDNS
-	udp bool
+	options
+	udp  bool
+	from netip.Addr
 
-	rewritten string // the name that was asked for instead; "": the question's
+	rewritten string     // the name that was asked for instead; "": the question's
+	back      []reversal // of the answer, in the order of the rules
+
+	cached, forwarded bool // what became of it
+	path              bool // by autopath
+	silent            bool // it is not counted
 }
 
 // respond answers the query in wire, which it borrows, either at once, in a
 // buffer that may be out, or by later, which waits for an upstream. Neither: no
 // answer is due.
-func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func() []byte) {
+func (s *Server) respond(from netip.Addr, wire, out []byte, udp bool) (answer []byte, later func() []byte) {
 	if len(wire) < headerSize || wire[2]&0x80 != 0 {
 		return nil, nil
 	}
 	s.requests.Add(1)
-	q := query{Msg: new(dns.Msg), udp: udp}
+	q := &query{Msg: new(dns.Msg), udp: udp, from: from}
 	err := q.Unpack(wire)
 	if opcode := int(wire[2] >> 3 & 0xf); opcode != dns.OpcodeQuery {
-		s.refused.Add(1)
-		return s.refuse(wire, dns.RcodeNotImplemented), nil
+		return s.refuse(q, wire, dns.RcodeNotImplemented), nil
 	}
 	opts := 0
 	for _, rr := range q.Extra {
@@ -58,27 +65,36 @@ func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func(
 			opts++
 		}
 	}
-	if err != nil || len(q.Question) != 1 || opts > 1 {
-		s.malformed.Add(1)
-		return s.refuse(wire, dns.RcodeFormatError), nil
-	}
-	z, question := s.zone.Load(), q.Question[0]
-	switch {
-	case q.opt != nil && q.opt.Version() != 0:
+	if q.opt != nil && q.opt.Version() != 0 && err == nil && opts == 1 {
 		return s.pack(q, s.reply(q, dns.RcodeBadVers), out), nil
-	case question.Qclass != dns.ClassINET, question.Qtype == dns.TypeAXFR, question.Qtype == dns.TypeIXFR, z == nil:
+	}
+	good := false
+	q.options, good = readOptions(q.opt)
+	cookieOnly := len(q.Question) == 0 && q.cookie != nil
+	if err != nil || len(q.Question) != 1 && !cookieOnly || opts > 1 || !good {
+		return s.refuse(q, wire, dns.RcodeFormatError), nil
+	}
+	if cookieOnly {
+		return s.pack(q, s.reply(q, s.cookieCode(q)), out), nil
+	}
+	return s.decide(q, out)
+}
+
+// decide answers a sound query.
+func (s *Server) decide(q *query, out []byte) ([]byte, func() []byte) {
+	z, r, question := s.zone.Load(), s.rules.Load(), q.Question[0]
+	lower := strings.ToLower(question.Name)
+	b := r.match(lower)
+	if question.Qclass != dns.ClassINET || question.Qtype == dns.TypeAXFR || question.Qtype == dns.TypeIXFR || z == nil || b == nil {
 		s.refused.Add(1)
 		return s.pack(q, s.reply(q, dns.RcodeRefused), out), nil
 	}
-	r := s.rules.Load()
-	b := r.match(strings.ToLower(question.Name))
-	if b == nil {
-		s.refused.Add(1)
-		return s.pack(q, s.reply(q, dns.RcodeRefused), out), nil
+	if s.forward.loops.seen(lower) {
+		return s.pack(q, s.fail(q, answer{}, errLoop), out), nil
 	}
 	name := question.Name
 	if len(b.rewrites) > 0 {
-		if name = b.rewritten(name); name != question.Name {
+		if name, q.back = b.rewritten(name); name != question.Name {
 			q.rewritten = name
 		}
 	}
@@ -86,17 +102,23 @@ func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func(
 		s.cfg.Log.Info("query", "name", question.Name, "type", dns.TypeToString[question.Qtype], "id", q.Id)
 	}
 	a := b.lookup(z, name, question.Qtype)
-	if a.chase != "" {
-		var f *forwarder
-		lower := strings.ToLower(a.chase)
-		if to := r.match(lower); to != nil {
-			f = to.route(lower)
+	if a.denied() && b.autopath && q.rewritten == "" {
+		if names := s.pathOf(q, lower); names != nil {
+			return s.walk(q, a, z, r, names, out)
 		}
-		if f == nil {
-			return s.pack(q, s.fail(q, a, errNoUpstream), out), nil
-		}
-		return s.respondForwarded(f, q, a, out)
 	}
+	if a.chase == "" {
+		return s.pack(q, s.say(q, a), out), nil
+	}
+	f := r.route(a.chase)
+	if f == nil {
+		return s.pack(q, s.fail(q, a, errNoUpstream), out), nil
+	}
+	return s.respondForwarded(f, q, a, out)
+}
+
+// say is an answer that needs no upstream.
+func (s *Server) say(q *query, a answer) *dns.Msg {
 	s.local.Add(1)
 	m := s.reply(q, a.rcode)
 	m.Authoritative = true
@@ -105,32 +127,35 @@ func (s *Server) respond(wire, out []byte, udp bool) (answer []byte, later func(
 	if a.soa != nil {
 		m.Ns = []dns.RR{a.soa}
 	}
-	return s.pack(q, m, out), nil
+	return m
+}
+
+// keyOf is what an upstream's answer to name depends on.
+func (q *query) keyOf(name string) cacheKey {
+	return cacheKey{
+		name:     strings.ToLower(name),
+		qtype:    q.Question[0].Qtype,
+		dnssec:   q.opt != nil && q.opt.Do(),
+		unproven: q.CheckingDisabled,
+		subnet:   q.subnet,
+	}
 }
 
 // respondForwarded answers what only an upstream knows to the end: at once from
 // the cache, else later.
-func (s *Server) respondForwarded(f *forwarder, q query, a answer, out []byte) ([]byte, func() []byte) {
-	k := cacheKey{
-		name:     strings.ToLower(a.chase),
-		qtype:    q.Question[0].Qtype,
-		dnssec:   q.opt != nil && q.opt.Do(),
-		unproven: q.CheckingDisabled,
-	}
+func (s *Server) respondForwarded(f *forwarder, q *query, a answer, out []byte) ([]byte, func() []byte) {
+	k := q.keyOf(a.chase)
 	if up := f.cached(s.ctx, a.chase, k); up != nil {
+		q.cached = true
 		return s.pack(q, s.complete(q, a, up), out), nil
 	}
-	slots := s.slots
-	if f.slots != nil {
-		slots = f.slots
-	}
-	select {
-	case slots <- struct{}{}:
-	default:
+	free := s.slot(f)
+	if free == nil {
 		return s.pack(q, s.fail(q, a, errTooMany), out), nil
 	}
+	q.forwarded = true
 	return nil, func() []byte {
-		defer func() { <-slots }()
+		defer free()
 		up, err := f.resolve(s.ctx, a.chase, k)
 		if err != nil {
 			return s.pack(q, s.fail(q, a, err), nil)
@@ -139,27 +164,51 @@ func (s *Server) respondForwarded(f *forwarder, q query, a answer, out []byte) (
 	}
 }
 
+// slot takes a place among the queries that wait, and returns what frees it, nil
+// if there is none left.
+func (s *Server) slot(f *forwarder) func() {
+	slots := s.slots
+	if f.slots != nil {
+		slots = f.slots
+	}
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }
+	default:
+		return nil
+	}
+}
+
 // complete is the answer that an upstream's completes; it takes up.
-func (s *Server) complete(q query, a answer, up *dns.Msg) *dns.Msg {
+func (s *Server) complete(q *query, a answer, up *dns.Msg) *dns.Msg {
 	m := s.reply(q, up.Rcode)
 	m.Authoritative = len(a.records) > 0
 	m.AuthenticatedData = up.AuthenticatedData && !m.Authoritative
 	m.Answer = append(a.records, rotate(up.Answer)...)
 	m.Ns = up.Ns
-	m.Extra = append(m.Extra, up.Extra...)
+	for _, rr := range up.Extra {
+		if opt, ok := rr.(*dns.OPT); !ok {
+			m.Extra = append(m.Extra, rr)
+		} else if own := m.IsEdns0(); own != nil {
+			own.Option = append(own.Option, opt.Option...) // how far the answer holds
+		}
+	}
 	return m
 }
 
 // fail is the answer where no upstream's completes it, with the reason for
 // clients that understand it (RFC 8914).
-func (s *Server) fail(q query, a answer, err error) *dns.Msg {
+func (s *Server) fail(q *query, a answer, err error) *dns.Msg {
 	m := s.reply(q, dns.RcodeServerFailure)
 	m.Authoritative = len(a.records) > 0
 	m.Answer = a.records
 	if opt := m.IsEdns0(); opt != nil {
 		code := dns.ExtendedErrorCodeNoReachableAuthority
-		if errors.Is(err, errTooMany) || errors.Is(err, errNoUpstream) {
+		switch {
+		case errors.Is(err, errTooMany) || errors.Is(err, errNoUpstream):
 			code = dns.ExtendedErrorCodeNotReady
+		case errors.Is(err, errLoop):
+			code = dns.ExtendedErrorCodeOther
 		}
 		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code, ExtraText: err.Error()})
 	}
@@ -169,7 +218,7 @@ func (s *Server) fail(q query, a answer, err error) *dns.Msg {
 var errTooMany = fmt.Errorf("%d queries are waiting for upstreams", maxWaiting)
 
 // reply is an answer without records.
-func (s *Server) reply(q query, rcode int) *dns.Msg {
+func (s *Server) reply(q *query, rcode int) *dns.Msg {
 	m := &dns.Msg{
 		MsgHdr: dns.MsgHdr{
 			Id: q.Id, Response: true, Opcode: q.Opcode, Rcode: rcode,
@@ -186,12 +235,12 @@ func (s *Server) reply(q query, rcode int) *dns.Msg {
 
 // pack writes an answer as long as the client can take, into out if that is
 // large enough.
-func (s *Server) pack(q query, m *dns.Msg, out []byte) []byte {
-	for i, rr := range m.Answer {
-		if q.rewritten != "" && strings.EqualFold(rr.Header().Name, q.rewritten) {
-			m.Answer[i] = owned(rr, q.Question[0].Name)
-		}
+func (s *Server) pack(q *query, m *dns.Msg, out []byte) []byte {
+	if q.rewritten != "" {
+		q.turnBack(m)
 	}
+	s.answerOptions(q, m)
+	s.noted(q, m.Rcode)
 	limit := maxTCP
 	if q.udp {
 		limit = dns.MinMsgSize
@@ -216,9 +265,33 @@ func (s *Server) pack(q query, m *dns.Msg, out []byte) []byte {
 	return nil
 }
 
+// noted counts what became of a query.
+func (s *Server) noted(q *query, rcode int) {
+	if q.silent {
+		return
+	}
+	name := ""
+	if len(q.Question) > 0 {
+		name = strings.ToLower(q.Question[0].Name)
+	}
+	a := s.count(q.from, rcode, name)
+	if q.cached {
+		a.cached.Add(1)
+	}
+	if q.forwarded {
+		a.forwarded.Add(1)
+	}
+}
+
 // refuse answers a query by its header alone, as nothing else of it is
 // understood. The answer has no question.
-func (s *Server) refuse(wire []byte, rcode int) []byte {
+func (s *Server) refuse(q *query, wire []byte, rcode int) []byte {
+	if rcode == dns.RcodeFormatError {
+		s.malformed.Add(1)
+	} else {
+		s.refused.Add(1)
+	}
+	s.count(q.from, rcode, "")
 	b := make([]byte, headerSize)
 	copy(b, wire[:2])
 	flags := binary.BigEndian.Uint16(wire[2:])

@@ -33,7 +33,11 @@ type Server struct {
 	conns  chan struct{} // bounds the TCP connections
 	slots  chan struct{} // bounds the queries that wait
 
-	requests, local, fast, refused, malformed atomic.Uint64
+	requests, local, fast, refused, malformed, autopathed atomic.Uint64
+
+	clients clients
+	misses  misses
+	cookies cookieSecret
 
 	mu     sync.Mutex
 	open   map[io.Closer]struct{}
@@ -56,6 +60,7 @@ func NewServer(cfg Config) *Server {
 		forward: newForwarder(cfg, plainUpstreams(cfg.Upstreams)),
 		conns:   make(chan struct{}, maxConns),
 		slots:   make(chan struct{}, maxWaiting),
+		cookies: newCookieSecret(),
 		open:    map[io.Closer]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -82,6 +87,7 @@ func (s *Server) Counters() map[string]uint64 {
 		"dns_fast_answers_total":     s.fast.Load(),
 		"dns_refused_total":          s.refused.Load(),
 		"dns_malformed_total":        s.malformed.Load(),
+		"dns_autopath_answers_total": s.autopathed.Load(),
 		"dns_forward_requests_total": s.forward.exchanges.Load(),
 		"dns_forward_failures_total": s.forward.failures.Load(),
 		"dns_forward_joined_total":   s.forward.joined.Load(),
@@ -117,22 +123,35 @@ func (s *Server) readUDP(pc net.PacketConn) error {
 		if err != nil {
 			return s.ended(err)
 		}
-		if k := fast.Answer(out, in[:n]); k > 0 {
+		client := addrOf(from)
+		if k := fast.Answer(out, in[:n], client); k > 0 {
 			pc.WriteTo(out[:k], from)
 			continue
 		}
-		answer, later := s.respond(in[:n], out, true)
+		answer, later := s.respond(client, in[:n], out, true)
 		if later != nil {
 			s.wait(func() {
 				answer := later()
-				s.told(from, answer)
+				s.told(client, answer)
 				pc.WriteTo(answer, from)
 			})
 		} else if answer != nil {
-			s.told(from, answer)
+			s.told(client, answer)
 			pc.WriteTo(answer, from)
 		}
 	}
+}
+
+// addrOf is the address of whoever is at the other end, the zero Addr if it has none.
+func addrOf(at net.Addr) netip.Addr {
+	switch at := at.(type) {
+	case *net.UDPAddr:
+		return at.AddrPort().Addr().Unmap()
+	case *net.TCPAddr:
+		return at.AddrPort().Addr().Unmap()
+	}
+	of, _ := netip.ParseAddrPort(at.String())
+	return of.Addr().Unmap()
 }
 
 // ServeTCP answers what arrives at l, which it owns. It returns nil after
@@ -167,11 +186,12 @@ func (s *Server) ServeTCP(l net.Listener) error {
 // serveConn answers the queries of one connection, those that wait for an
 // upstream out of order (RFC 7766, section 6.2.1.1).
 func (s *Server) serveConn(c net.Conn) {
+	client := addrOf(c.RemoteAddr())
 	var mu sync.Mutex // one answer at a time
 	write := func(answer []byte) {
 		mu.Lock()
 		defer mu.Unlock()
-		s.told(c.RemoteAddr(), answer)
+		s.told(client, answer)
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		framed := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
 		if _, err := c.Write(append(framed, answer...)); err != nil {
@@ -190,7 +210,7 @@ func (s *Server) serveConn(c net.Conn) {
 		if _, err := io.ReadFull(c, in[:n]); err != nil {
 			return
 		}
-		answer, later := s.respond(in[:n], out, false)
+		answer, later := s.respond(client, in[:n], out, false)
 		if later != nil {
 			waiting.Add(1)
 			if !s.wait(func() { defer waiting.Done(); write(later()) }) {

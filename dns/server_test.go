@@ -78,9 +78,8 @@ func ask(t *testing.T, network, addr string, q *dns.Msg) *dns.Msg {
 	return m
 }
 
-func question(name string, qtype uint16) *dns.Msg {
-	return new(dns.Msg).SetQuestion(name, qtype)
-}
+// testClient asks where it matters who does.
+var testClient = netip.MustParseAddr("10.244.0.4")
 
 func TestServeOverUDPAndTCP(t *testing.T) {
 	_, addr := serve(t, Config{}, loadState(t, "testdata/cluster.yaml"))
@@ -232,7 +231,7 @@ func TestRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, later := s.respond(wire, nil, true)
+		b, later := s.respond(netip.Addr{}, wire, nil, true)
 		var m dns.Msg
 		if err := m.Unpack(b); err != nil || later != nil {
 			t.Fatalf("%s: %v", test.what, err)
@@ -243,12 +242,12 @@ func TestRefusals(t *testing.T) {
 	}
 	broken := append(make([]byte, 12), 0xc0)
 	broken[5] = 1 // one question, which is cut
-	if b, _ := s.respond(broken, nil, true); len(b) != 12 || b[3]&0xf != dns.RcodeFormatError {
+	if b, _ := s.respond(netip.Addr{}, broken, nil, true); len(b) != 12 || b[3]&0xf != dns.RcodeFormatError {
 		t.Errorf("cut question: got % x, want FORMERR", b)
 	}
 	answer, _ := question(name, dns.TypeA).SetReply(question(name, dns.TypeA)).Pack()
 	for what, wire := range map[string][]byte{"a response": answer, "less than a header": make([]byte, 11), "nothing": nil} {
-		if b, later := s.respond(wire, nil, true); b != nil || later != nil {
+		if b, later := s.respond(netip.Addr{}, wire, nil, true); b != nil || later != nil {
 			t.Errorf("%s: got % x, want no answer", what, b)
 		}
 	}
@@ -256,7 +255,7 @@ func TestRefusals(t *testing.T) {
 
 func TestNoZoneYetIsRefused(t *testing.T) {
 	wire, _ := question("web.shop.svc.cluster.local.", dns.TypeA).Pack()
-	b, _ := NewServer(Config{}).respond(wire, nil, true)
+	b, _ := NewServer(Config{}).respond(netip.Addr{}, wire, nil, true)
 	if len(b) < 12 || b[3]&0xf != dns.RcodeRefused {
 		t.Errorf("got % x, want REFUSED", b)
 	}
@@ -312,7 +311,7 @@ func resolveNow(t *testing.T, s *Server, q *dns.Msg) *dns.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, later := s.respond(wire, nil, true)
+	b, later := s.respond(netip.Addr{}, wire, nil, true)
 	if later != nil {
 		b = later()
 	}
@@ -616,7 +615,7 @@ func FuzzServe(f *testing.F) {
 	s.SetZone(Compile(nil, loadState(f, "testdata/cluster.yaml"), testConfig))
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		for _, udp := range []bool{true, false} {
-			b, later := s.respond(wire, nil, udp)
+			b, later := s.respond(netip.Addr{}, wire, nil, udp)
 			if later != nil {
 				b = later()
 			}

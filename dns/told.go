@@ -12,13 +12,12 @@ import (
 // told lets Config.Told know what an answer, as it is about to be sent, says of
 // the addresses of the name that was asked for: those at the end of its chain of
 // aliases, for as long as the first record of the chain to end.
-func (s *Server) told(to net.Addr, wire []byte) {
+func (s *Server) told(client netip.Addr, wire []byte) {
 	if s.cfg.Told == nil || len(wire) < headerSize || wire[3]&0xf != dns.RcodeSuccess {
 		return
 	}
-	client, err := netip.ParseAddrPort(to.String())
 	var m dns.Msg
-	if err != nil || m.Unpack(wire) != nil || len(m.Question) != 1 {
+	if m.Unpack(wire) != nil || len(m.Question) != 1 {
 		return
 	}
 	at := strings.ToLower(m.Question[0].Name)
@@ -50,6 +49,6 @@ func (s *Server) told(to net.Addr, wire []byte) {
 		}
 	}
 	if len(addrs) > 0 {
-		s.cfg.Told(client.Addr().Unmap(), m.Question[0].Name, addrs, time.Duration(ttl)*time.Second)
+		s.cfg.Told(client, m.Question[0].Name, addrs, time.Duration(ttl)*time.Second)
 	}
 }

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -45,7 +44,7 @@ func TestToldIsTheEndOfTheChain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.told(&net.UDPAddr{IP: net.IPv4(10, 244, 0, 4), Port: 5000}, wire)
+			s.told(testClient, wire)
 			if got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}

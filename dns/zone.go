@@ -96,6 +96,9 @@ type answer struct {
 	chase   string // a name that is for an upstream to resolve and completes the answer, or ""
 }
 
+// denied says whether the name that was asked for does not exist.
+func (a *answer) denied() bool { return a.rcode == dns.RcodeNameError && len(a.records) == 0 }
+
 // maxChain bounds the CNAMEs that are followed for one question.
 const maxChain = 8
 

@@ -84,12 +84,12 @@ func hostsFile(p *corev1.Pod, ips []netip.Addr, domain string, host []byte) []by
 	return b.Bytes()
 }
 
-// resolver is the content of a resolv.conf.
-type resolver struct {
+// Resolver is the content of a resolv.conf.
+type Resolver struct {
 	Nameservers, Searches, Options []string
 }
 
-func parseResolver(b []byte) (r resolver) {
+func parseResolver(b []byte) (r Resolver) {
 	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
 		f := strings.Fields(s.Text())
 		if len(f) < 2 {
@@ -115,7 +115,7 @@ func parseResolver(b []byte) (r resolver) {
 
 // hostResolver reads the node's resolv.conf; where that points only at a local
 // stub, which pods cannot reach, systemd-resolved's list of the real servers.
-func hostResolver() resolver {
+func hostResolver() Resolver {
 	b, _ := os.ReadFile("/etc/resolv.conf")
 	r := parseResolver(b)
 	if slices.ContainsFunc(r.Nameservers, reachable) {
@@ -137,7 +137,7 @@ func reachable(server string) bool {
 
 // podResolver is what dnsPolicy and dnsConfig make of the cluster's and the
 // node's settings.
-func podResolver(p *corev1.Pod, cluster []netip.Addr, domain string, host resolver) resolver {
+func podResolver(p *corev1.Pod, cluster []netip.Addr, domain string, host Resolver) Resolver {
 	policy := p.Spec.DNSPolicy
 	if policy == "" {
 		policy = corev1.DNSClusterFirst
@@ -145,7 +145,7 @@ func podResolver(p *corev1.Pod, cluster []netip.Addr, domain string, host resolv
 	if policy != corev1.DNSNone && (len(cluster) == 0 || policy == corev1.DNSClusterFirst && p.Spec.HostNetwork) {
 		policy = corev1.DNSDefault
 	}
-	var r resolver
+	var r Resolver
 	switch policy {
 	case corev1.DNSNone:
 	case corev1.DNSDefault:
@@ -207,8 +207,13 @@ func mergeOptions(have []string, want []corev1.PodDNSConfigOption) []string {
 	return out
 }
 
+// Resolver is what a pod's resolver is told.
+func (r *Runtime) Resolver(p *corev1.Pod) Resolver {
+	return podResolver(p, r.cfg.Nameservers, r.cfg.ClusterDomain, r.host)
+}
+
 // file is the text of resolv.conf.
-func (r resolver) file() []byte {
+func (r Resolver) file() []byte {
 	var b bytes.Buffer
 	if len(r.Searches) > 0 {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(r.Searches, " "))

@@ -13,8 +13,8 @@ import (
 
 func TestPodResolver(t *testing.T) {
 	cluster := []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")}
-	host := resolver{[]string{"192.0.2.53"}, []string{"corp.example"}, []string{"edns0"}}
-	stub := resolver{[]string{"127.0.0.53"}, []string{"corp.example"}, nil}
+	host := Resolver{[]string{"192.0.2.53"}, []string{"corp.example"}, []string{"edns0"}}
+	stub := Resolver{[]string{"127.0.0.53"}, []string{"corp.example"}, nil}
 	value := func(s string) *string { return &s }
 	config := &corev1.PodDNSConfig{
 		Nameservers: []string{"192.0.2.1", "10.96.0.10"},
@@ -31,23 +31,23 @@ func TestPodResolver(t *testing.T) {
 		policy      corev1.DNSPolicy
 		hostNetwork bool
 		config      *corev1.PodDNSConfig
-		host        resolver
+		host        Resolver
 		cluster     []netip.Addr
-		want        resolver
+		want        Resolver
 	}{
-		{"unset is ClusterFirst", "", false, nil, host, cluster, resolver{addrStrings(cluster), inCluster, []string{"ndots:5"}}},
-		{"ClusterFirst", corev1.DNSClusterFirst, false, nil, host, cluster, resolver{addrStrings(cluster), inCluster, []string{"ndots:5"}}},
+		{"unset is ClusterFirst", "", false, nil, host, cluster, Resolver{addrStrings(cluster), inCluster, []string{"ndots:5"}}},
+		{"ClusterFirst", corev1.DNSClusterFirst, false, nil, host, cluster, Resolver{addrStrings(cluster), inCluster, []string{"ndots:5"}}},
 		{"ClusterFirst on the host network is the host's", corev1.DNSClusterFirst, true, nil, host, cluster, host},
-		{"ClusterFirstWithHostNet", corev1.DNSClusterFirstWithHostNet, true, nil, host, cluster, resolver{addrStrings(cluster), inCluster, []string{"ndots:5"}}},
+		{"ClusterFirstWithHostNet", corev1.DNSClusterFirstWithHostNet, true, nil, host, cluster, Resolver{addrStrings(cluster), inCluster, []string{"ndots:5"}}},
 		{"Default", corev1.DNSDefault, false, nil, host, cluster, host},
-		{"Default behind a stub", corev1.DNSDefault, false, nil, stub, cluster, resolver{addrStrings(cluster), []string{"corp.example"}, nil}},
+		{"Default behind a stub", corev1.DNSDefault, false, nil, stub, cluster, Resolver{addrStrings(cluster), []string{"corp.example"}, nil}},
 		{"Default on the host network keeps the stub", corev1.DNSDefault, true, nil, stub, cluster, stub},
-		{"None", corev1.DNSNone, false, config, host, cluster, resolver{config.Nameservers, config.Searches, []string{"ndots:2", "rotate"}}},
+		{"None", corev1.DNSNone, false, config, host, cluster, Resolver{config.Nameservers, config.Searches, []string{"ndots:2", "rotate"}}},
 		{"no cluster DNS", corev1.DNSClusterFirst, false, nil, host, nil, host},
 		{"dnsConfig adds and replaces", corev1.DNSClusterFirst, false, config, host, cluster,
-			resolver{append(addrStrings(cluster), "192.0.2.1"), append(inCluster[:4:4], "extra.example"), []string{"ndots:2", "rotate"}}},
+			Resolver{append(addrStrings(cluster), "192.0.2.1"), append(inCluster[:4:4], "extra.example"), []string{"ndots:2", "rotate"}}},
 		{"limits", corev1.DNSNone, false, &corev1.PodDNSConfig{Nameservers: []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"}, Searches: many}, host, cluster,
-			resolver{[]string{"192.0.2.1", "192.0.2.2", "192.0.2.3"}, many[:32], nil}},
+			Resolver{[]string{"192.0.2.1", "192.0.2.2", "192.0.2.3"}, many[:32], nil}},
 	} {
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}}
 		p.Spec.DNSPolicy, p.Spec.HostNetwork, p.Spec.DNSConfig = c.policy, c.hostNetwork, c.config
@@ -59,7 +59,7 @@ func TestPodResolver(t *testing.T) {
 
 func TestParseResolver(t *testing.T) {
 	got := parseResolver([]byte("# comment\nnameserver 192.0.2.1\ndomain old.example\nsearch a.example. b.example .\noptions ndots:2 rotate\nnameserver\n"))
-	want := resolver{[]string{"192.0.2.1"}, []string{"a.example", "b.example", "."}, []string{"ndots:2", "rotate"}}
+	want := Resolver{[]string{"192.0.2.1"}, []string{"a.example", "b.example", "."}, []string{"ndots:2", "rotate"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}

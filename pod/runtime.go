@@ -21,7 +21,7 @@ type Runtime struct {
 	cfg    Config
 	keeper *client
 	dir    string   // everything that is written, removed at the end
-	host   resolver // the node's
+	host   Resolver // the node's
 	path   string   // PATH of containers
 	slots  chan struct{}
 	ctx    context.Context // ends with Close

@@ -333,7 +333,7 @@ func (w *worker) writeFiles(hostname string) ([]bind, error) {
 	cfg := &w.r.cfg
 	content := map[string][]byte{
 		"/etc/hosts":       hostsFile(w.pod, w.ips, cfg.ClusterDomain, host),
-		"/etc/resolv.conf": podResolver(w.pod, cfg.Nameservers, cfg.ClusterDomain, w.r.host).file(),
+		"/etc/resolv.conf": w.r.Resolver(w.pod).file(),
 		"/etc/hostname":    []byte(hostname + "\n"),
 	}
 	var binds []bind

@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"net/netip"
+
 	"podgate/stack/flow"
 	"podgate/stack/packet"
 )
@@ -10,11 +12,11 @@ import (
 // any packet did: the source is the pod's own, the Service is translated, the
 // policies allow it, and there is a flow.
 type Answerer interface {
-	// Answer writes the answer to query into out, which has room for
-	// MaxAnswer bytes, and returns its length; 0 leaves the query to whoever
+	// Answer writes the answer to the client's query into out, which has room
+	// for MaxAnswer bytes, and returns its length; 0 leaves the query to whoever
 	// listens in the gateway's own stack. The worker calls it, one query at a
 	// time: it must not block, and keeps neither argument.
-	Answer(out, query []byte) int
+	Answer(out, query []byte, client netip.Addr) int
 }
 
 // MaxAnswer is the longest answer of an Answerer, in bytes.
@@ -59,7 +61,7 @@ func (w *worker) answered(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Le
 	if query == nil {
 		return false
 	}
-	n := a.Answer(a.buf[:], query)
+	n := a.Answer(a.buf[:], query, p.Src.Netip())
 	if n == 0 || n+answerHeaders > in.MTU {
 		return false
 	}

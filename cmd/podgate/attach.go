@@ -43,6 +43,8 @@ func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
 	}
 	for _, a := range ips {
 		g.names.Forget(packet.AddrFrom(a)) // whoever had the address before
+		g.dns.Forget(a)
+		g.searches.set(a, g.pods.Resolver(p).Searches)
 	}
 	id, err := g.plane.Attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: nic.MAC, Addrs: ips, MTU: nic.MTU}, dev)
 	if err != nil {

@@ -48,6 +48,8 @@ type config struct {
 	LowPortOffset  int
 	Upstreams      []netip.AddrPort
 	DNSPods        dns.PodMode
+	DNSAutopath    bool
+	DNSRandomCase  bool
 	DNSCache       time.Duration // negative: none
 	Corefile       string
 	DNSTTL         uint32
@@ -183,6 +185,16 @@ var settings = []setting{
 		if c.DNSCache = time.Duration(n) * time.Second; n == 0 {
 			c.DNSCache = -1
 		}
+		return err
+	}},
+	{"dns.autopath", false, "answer a pod's first question of its search list with what the list leads to; off, as whoever asks for that long name itself then gets an answer to another", func(c *config, v string) error {
+		v, err := oneOf(v, "true", "false")
+		c.DNSAutopath = v == "true"
+		return err
+	}},
+	{"dns.random-case", false, "ask other servers in random case and believe only answers that have it too (DNS 0x20)", func(c *config, v string) error {
+		v, err := oneOf(v, "true", "false")
+		c.DNSRandomCase = v == "true"
 		return err
 	}},
 	{"dns.corefile", "", "a Corefile that says what DNS does, instead of the other dns keys; read again when it changes. Empty: key Corefile of the ConfigMap kube-system/coredns, if there is one", func(c *config, v string) error {

@@ -45,17 +45,19 @@ type gateway struct {
 	quit    chan struct{} // closed when somebody asked for the teardown
 	once    sync.Once
 
-	lock    *instanceLock
-	store   *kube.Store
-	plane   *stack.Plane
-	names   *policy.Names // what pods learned from DNS
-	local   *local.Stack
-	dns     *dns.Server
-	front   *ingress.Server
-	access  *accessLog   // nil: none
-	metrics *http.Server // nil: none
-	pods    *pod.Runtime
-	control *control.Server
+	lock  *instanceLock
+	store *kube.Store
+	plane *stack.Plane
+	names *policy.Names // what pods learned from DNS
+
+	searches searchLists
+	local    *local.Stack
+	dns      *dns.Server
+	front    *ingress.Server
+	access   *accessLog   // nil: none
+	metrics  *http.Server // nil: none
+	pods     *pod.Runtime
+	control  *control.Server
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -305,6 +307,7 @@ func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 		},
 		Domain: g.cfg.Kube.ClusterDomain, PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs,
 		TTL: time.Duration(g.cfg.DNSTTL) * time.Second, Pods: g.cfg.DNSPods, CacheTTL: g.cfg.DNSCache, Upstreams: upstreams, Log: g.log,
+		Autopath: g.cfg.DNSAutopath, RandomCase: g.cfg.DNSRandomCase, Search: g.searches.of,
 	}
 }
 

@@ -50,6 +50,7 @@ var kinds = []kind{
 	{"backends", []string{"backend"}, "", "", true, (*getPrinter).backendTable},
 	{"flows", []string{"flow"}, "", "", false, (*getPrinter).flows},
 	{"routes", []string{"route"}, "", "", false, (*getPrinter).routes},
+	{"dns", nil, "", "", false, (*getPrinter).dns},
 	{"ports", []string{"port"}, "", "", false, (*getPrinter).ports},
 }
 

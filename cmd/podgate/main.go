@@ -79,7 +79,7 @@ cross one userspace process: no root, no iptables, no bridge.`,
 		return usageError{fmt.Errorf("%w\nSee `%s --help`", err, c.CommandPath())}
 	})
 	root.AddCommand(newUpCmd(), newDownCmd(), newApplyCmd(), newDeleteCmd(), newExecCmd(), newLogsCmd(), newGetCmd(),
-		newTraceCmd(), newFlowsCmd(), newPolicyCmd(), newCaptureCmd(), newFaultCmd(), newCheckCmd(), newStatusCmd(), newConfigCmd(), newVersionCmd(), newWorkloadCmd())
+		newTraceCmd(), newDNSCmd(), newFlowsCmd(), newPolicyCmd(), newCaptureCmd(), newFaultCmd(), newCheckCmd(), newStatusCmd(), newConfigCmd(), newVersionCmd(), newWorkloadCmd())
 	return root
 }
 

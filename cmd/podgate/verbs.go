@@ -39,6 +39,7 @@ func (g *gateway) verbs() control.Verbs {
 		Trace:    g.trace,
 		Flows:    g.flows,
 		Policy:   g.policy,
+		DNS:      g.explainDNS,
 		Exec:     g.exec,
 		Logs:     g.logs,
 		Capture:  g.capture,
@@ -196,6 +197,8 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 		for _, p := range g.plane.Ports() {
 			items = append(items, p)
 		}
+	case "dns":
+		items = g.dnsRecords(q)
 	case "routes":
 		for _, r := range g.routes() {
 			items = append(items, r)

@@ -12,7 +12,7 @@ import (
 // echoing answers what begins with "?" by itself in reverse, and nothing else.
 type echoing struct{ asked int }
 
-func (e *echoing) Answer(out, query []byte) int {
+func (e *echoing) Answer(out, query []byte, _ netip.Addr) int {
 	e.asked++
 	if len(query) == 0 || query[0] != '?' {
 		return 0
