@@ -80,7 +80,7 @@ func (z *Zone) compileServices(prev *Zone) {
 			}
 		}
 	}
-	services, pointers := prev.services.edit(), prev.pointers.edit()
+	services, pointers := prev.services.edit(), pointersEdit{prev.pointers.edit(), map[netip.Addr]bool{}}
 	for name := range dirty {
 		key := name.Name + "." + name.Namespace
 		if old := services.get(key); old != nil {
@@ -91,17 +91,33 @@ func (z *Zone) compileServices(prev *Zone) {
 			compiled := z.compileService(svc, slicesOf.get(name))
 			services.set(key, compiled)
 			for _, p := range compiled.pointers {
-				pointers.set(p.addr, append(slices.Clip(pointers.get(p.addr)), p.pointer))
+				pointers.set(p.addr, append(pointers.own(p.addr), p.pointer))
 			}
 		}
 	}
 	z.slicesOf, z.services, z.pointers = slicesOf.done(), services.done(), pointers.done()
 }
 
+// pointersEdit changes the reverse index. Many Services may share an address: its
+// list is copied once.
+type pointersEdit struct {
+	*indexEdit[netip.Addr, []pointer]
+	owned map[netip.Addr]bool
+}
+
+// own returns the pointers of an address, to be changed in place and set.
+func (e pointersEdit) own(addr netip.Addr) []pointer {
+	if e.owned[addr] {
+		return e.get(addr)
+	}
+	e.owned[addr] = true
+	return slices.Clone(e.get(addr))
+}
+
 // forget takes a Service's pointers out of the reverse index.
-func (s *service) forget(pointers *indexEdit[netip.Addr, []pointer]) {
+func (s *service) forget(pointers pointersEdit) {
 	for _, p := range s.pointers {
-		left := slices.DeleteFunc(slices.Clone(pointers.get(p.addr)), func(q pointer) bool { return q.of == s })
+		left := slices.DeleteFunc(pointers.own(p.addr), func(q pointer) bool { return q.of == s })
 		if len(left) == 0 {
 			pointers.remove(p.addr)
 		} else {

@@ -89,7 +89,9 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 		slices: map[kube.Name][]*discoveryv1.EndpointSlice{},
 	}
 	ours := c.ours()
-	c.groupSlices()
+	if len(ours) > 0 {
+		c.groupSlices()
+	}
 	c.noteConfig()
 	for _, ing := range ours {
 		c.asked[ing] = c.options(ing)

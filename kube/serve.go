@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -100,24 +101,25 @@ func (s *Store) admissible(k key, want API) field.ErrorList {
 			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name, "the EndpointSlice exists already, made for a Service")}
 		}
 	case *corev1.Service:
-		served := o.DeepCopy()
+		served := *o // the rest of it is shared: allocate writes to nothing else
+		served.Spec.Ports = slices.Clone(o.Spec.Ports)
 		old := s.next.services.m[k.name]
 		if old != nil {
-			carryOver(served, old)
+			carryOver(&served, old)
 			s.alloc.release(old)
 		}
-		if errs := s.alloc.allocate(served); len(errs) > 0 {
+		if errs := s.alloc.allocate(&served); len(errs) > 0 {
 			if old != nil {
 				s.alloc.allocate(old.DeepCopy())
 			}
 			return errs
 		}
-		served.Status = s.balance(served, old)
-		s.next.services.set(k.name, served) // serve stamps it
+		served.Status = s.balance(&served, old)
+		s.next.services.set(k.name, &served) // serve stamps it
 		if old != nil {
 			s.unindexService(old)
 		}
-		s.indexService(served)
+		s.indexService(&served)
 	}
 	return nil
 }
@@ -208,14 +210,16 @@ func (s *Store) serve(k key, r *record) {
 	}
 }
 
-func serveIn[K comparable, V API](t *table[K, V], k K, r *record, finish func(V)) {
+// serveIn serves a copy that shares with the record what finish, which may set
+// fields of it, does not replace.
+func serveIn[K comparable, T any](t *table[K, *T], k K, r *record, finish func(*T)) {
 	if r == nil {
 		t.delete(k)
 		return
 	}
-	o := r.want.DeepCopyObject().(V)
-	finish(o)
-	t.set(k, o)
+	o := *any(r.want).(*T)
+	finish(&o)
+	t.set(k, &o)
 }
 
 // reconcileNamespace serves a namespace while it is wanted or used. One that

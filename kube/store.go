@@ -4,9 +4,8 @@ package kube
 //
 // The store has two halves. Records are what was asked for: objects as they were
 // applied, defaulted and validated one by one, with a uid each. Tables are what
-// follows: the maps of the next State, copied on their first write after each
-// publication, so that a State shares with the one before all that did not
-// change.
+// follows: the maps of the next State, copied on their first write after it was
+// asked for, so that a State shares with the one before all that did not change.
 //
 // A change of a record marks keys dirty; settle then works on dirty keys until
 // there are none: workloads make and delete pods, Services take addresses when
@@ -92,7 +91,7 @@ type Store struct {
 
 		problems bool // changed
 	}
-	state       *State
+	state       *State // the last that was asked for
 	subscribers map[chan struct{}]struct{}
 }
 
@@ -137,7 +136,6 @@ func NewStore(cfg Config, clock Clock) *Store {
 	}
 	s.addBuiltins()
 	s.settle()
-	s.publish()
 	return s
 }
 
@@ -394,54 +392,57 @@ func compareKeys(a, b key) int {
 	return cmp.Or(cmp.Compare(a.kind, b.kind), compareNames(a.name, b.name))
 }
 
-// publish makes a State of the tables, if any changed, and wakes subscribers.
+// publish wakes subscribers if the tables changed. The next State is made when
+// somebody asks for it: many changes cost one copy.
 func (s *Store) publish() {
-	st := *s.state
-	changed := s.next.problems
-	take(&changed, &st.Namespaces, &s.next.namespaces)
-	take(&changed, &st.Nodes, &s.next.nodes)
-	take(&changed, &st.Pods, &s.next.pods)
-	take(&changed, &st.Services, &s.next.services)
-	take(&changed, &st.EndpointSlices, &s.next.endpointSlices)
-	take(&changed, &st.Ingresses, &s.next.ingresses)
-	take(&changed, &st.IngressClasses, &s.next.ingressClasses)
-	take(&changed, &st.NetworkPolicies, &s.next.networkPolicies)
-	take(&changed, &st.ClusterPolicies, &s.next.clusterPolicies)
-	take(&changed, &st.BrokenPolicies, &s.next.brokenPolicies)
-	take(&changed, &st.Secrets, &s.next.secrets)
-	take(&changed, &st.ConfigMaps, &s.next.configMaps)
-	take(&changed, &st.GatewayClasses, &s.next.gatewayClasses)
-	take(&changed, &st.Gateways, &s.next.gateways)
-	take(&changed, &st.HTTPRoutes, &s.next.httpRoutes)
-	take(&changed, &st.GRPCRoutes, &s.next.grpcRoutes)
-	take(&changed, &st.TLSRoutes, &s.next.tlsRoutes)
-	take(&changed, &st.ReferenceGrants, &s.next.referenceGrants)
-	take(&changed, &st.BackendTLSPolicies, &s.next.backendTLSPolicies)
-	take(&changed, &st.Deployments, &s.next.deployments)
-	take(&changed, &st.ReplicaSets, &s.next.replicaSets)
-	take(&changed, &st.StatefulSets, &s.next.statefulSets)
-	take(&changed, &st.DaemonSets, &s.next.daemonSets)
-	if !changed {
+	var t taking
+	s.take(s.state, &t)
+	if !t.changed && !s.next.problems {
 		return
 	}
-	if s.next.problems {
-		s.next.problems = false
-		st.Problems = slices.Clone(s.loading)
-		for _, ps := range s.problems {
-			st.Problems = append(st.Problems, ps...)
-		}
-		st.Problems = sortProblems(st.Problems)
-	}
-	st.Generation++
-	s.state = &st
 	for c := range s.subscribers {
 		wake(c)
 	}
 }
 
-func take[K comparable, V any](changed *bool, to *map[K]V, from *table[K, V]) {
-	m, c := from.publish()
-	*to, *changed = m, *changed || c
+// taking is a walk over the tables. It finds whether any has news; or it shares
+// them with a State and finds whether that differs from the one before.
+type taking struct{ shares, changed bool }
+
+func (s *Store) take(st *State, t *taking) {
+	take(t, &st.Namespaces, &s.next.namespaces)
+	take(t, &st.Nodes, &s.next.nodes)
+	take(t, &st.Pods, &s.next.pods)
+	take(t, &st.Services, &s.next.services)
+	take(t, &st.EndpointSlices, &s.next.endpointSlices)
+	take(t, &st.Ingresses, &s.next.ingresses)
+	take(t, &st.IngressClasses, &s.next.ingressClasses)
+	take(t, &st.NetworkPolicies, &s.next.networkPolicies)
+	take(t, &st.ClusterPolicies, &s.next.clusterPolicies)
+	take(t, &st.BrokenPolicies, &s.next.brokenPolicies)
+	take(t, &st.Secrets, &s.next.secrets)
+	take(t, &st.ConfigMaps, &s.next.configMaps)
+	take(t, &st.GatewayClasses, &s.next.gatewayClasses)
+	take(t, &st.Gateways, &s.next.gateways)
+	take(t, &st.HTTPRoutes, &s.next.httpRoutes)
+	take(t, &st.GRPCRoutes, &s.next.grpcRoutes)
+	take(t, &st.TLSRoutes, &s.next.tlsRoutes)
+	take(t, &st.ReferenceGrants, &s.next.referenceGrants)
+	take(t, &st.BackendTLSPolicies, &s.next.backendTLSPolicies)
+	take(t, &st.Deployments, &s.next.deployments)
+	take(t, &st.ReplicaSets, &s.next.replicaSets)
+	take(t, &st.StatefulSets, &s.next.statefulSets)
+	take(t, &st.DaemonSets, &s.next.daemonSets)
+}
+
+func take[K comparable, V any](t *taking, to *map[K]V, from *table[K, V]) {
+	if t.shares {
+		t.changed = t.changed || from.dirty
+		*to = from.share()
+		return
+	}
+	t.changed = t.changed || from.news
+	from.news = false
 }
 
 func wake(c chan struct{}) {
@@ -455,6 +456,24 @@ func wake(c chan struct{}) {
 func (s *Store) State() *State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.current()
+}
+
+func (s *Store) current() *State {
+	st, t := *s.state, taking{shares: true}
+	s.take(&st, &t)
+	if s.next.problems {
+		st.Problems = slices.Clone(s.loading)
+		for _, ps := range s.problems {
+			st.Problems = append(st.Problems, ps...)
+		}
+		st.Problems = sortProblems(st.Problems)
+	}
+	if t.changed || s.next.problems {
+		s.next.problems = false
+		st.Generation++
+		s.state = &st
+	}
 	return s.state
 }
 

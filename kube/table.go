@@ -2,14 +2,16 @@ package kube
 
 import "maps"
 
-// table is a map that is shared with published States: it is copied before the
-// first change after each publication.
+// table is a map that is shared with States: it is copied before the first change
+// after each.
 type table[K comparable, V any] struct {
 	m     map[K]V
-	dirty bool // m is a copy of the published one, and differs
+	dirty bool // m is a copy of what the last State has, and differs
+	news  bool // it changed since subscribers were last woken
 }
 
 func (t *table[K, V]) own() {
+	t.news = true
 	if t.dirty {
 		return
 	}
@@ -33,14 +35,13 @@ func (t *table[K, V]) delete(k K) {
 	}
 }
 
-// publish returns the map to be shared, and whether it changed.
-func (t *table[K, V]) publish() (map[K]V, bool) {
-	changed := t.dirty
+// share returns the map, which is then copied before it changes again.
+func (t *table[K, V]) share() map[K]V {
 	t.dirty = false
 	if t.m == nil {
 		t.m = map[K]V{}
 	}
-	return t.m, changed
+	return t.m
 }
 
 // labelIndex finds the objects of a namespace that carry a label.

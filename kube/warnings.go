@@ -17,7 +17,7 @@ func (s *Store) Warnings() []Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Problem
-	s.state.lint(func(severity Severity, k key, at *field.Path, why string) {
+	s.current().lint(func(severity Severity, k key, at *field.Path, why string) {
 		if r := s.pods[k.name]; k.kind == "Pod" && r != nil && r.owner.kind != "" && r.owner != k {
 			k = r.owner
 			at = field.NewPath("spec", "template").Child(at.String())
