@@ -214,8 +214,8 @@ func (s *Store) endpoint(svc *corev1.Service, pod *corev1.Pod, f corev1.IPFamily
 	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == svc.Name {
 		e.Hostname = &pod.Spec.Hostname
 	}
-	if zone := s.next.nodes.m[pod.Spec.NodeName].Labels[corev1.LabelTopologyZone]; zone != "" {
-		e.Zone = &zone
+	if node := s.next.nodes.m[pod.Spec.NodeName]; node != nil && node.Labels[corev1.LabelTopologyZone] != "" {
+		e.Zone = new(node.Labels[corev1.LabelTopologyZone])
 	}
 	return e, true
 }

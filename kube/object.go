@@ -117,6 +117,8 @@ var kindByName, kindByType = func() (map[string]*kind, map[reflect.Type]*kind) {
 		names[k.name] = k
 		types[reflect.TypeOf(k.new())] = k
 	}
+	// No manifest makes a Node.
+	types[reflect.TypeFor[*corev1.Node]()] = &kind{name: "Node", version: "v1", resource: "nodes", clusterScoped: true}
 	return names, types
 }()
 

@@ -265,18 +265,18 @@ func isFinished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
-// addLocalPod makes a pod that lives in the gateway's own stack.
-func (s *Store) addLocalPod(namespace, name string, offset uint64, labels map[string]string, ports ...corev1.ContainerPort) {
+// localPod is a pod that lives in the gateway's own stack.
+func (s *Store) localPod(n Name, offset uint64, labels map[string]string, ports ...corev1.ContainerPort) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: namespace, Name: name, Labels: labels,
+			Namespace: n.Namespace, Name: n.Name, Labels: labels,
 			Annotations: map[string]string{LocalAnnotation: "true"},
 		},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: name, Image: "podgate", Ports: ports}}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: n.Name, Image: "podgate", Ports: ports}}},
 	}
 	setDefaults(pod)
 	pod.APIVersion, pod.Kind = "v1", "Pod"
-	pod.UID = s.newUID(key{"Pod", nameOf(pod)})
+	pod.UID = s.newUID(key{"Pod", n})
 	pod.CreationTimestamp = s.now()
 	pod.Spec.NodeName = s.cfg.NodeName
 	pod.Status = s.firstStatus(offset)
@@ -287,9 +287,13 @@ func (s *Store) addLocalPod(namespace, name string, offset uint64, labels map[st
 		pod.Status.Conditions[i].Reason = ""
 	}
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{
-		Name: name, Image: "podgate", Ready: true, Started: new(true),
+		Name: n.Name, Image: "podgate", Ready: true, Started: new(true),
 		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: s.now()}},
 	}}
+	return pod
+}
+
+func (s *Store) addLocalPod(pod *corev1.Pod) {
 	s.addPod(&podRecord{name: nameOf(pod), seq: s.births, local: true}, pod)
 }
 

@@ -274,17 +274,43 @@ func (s *Store) addBuiltins() {
 	}
 	s.addGatewayClass()
 	s.addNode()
-	s.addLocalPod("kube-system", "podgate-dns", DNSOffset, map[string]string{"k8s-app": "kube-dns"},
+	s.addLocalPod(s.dnsPod())
+	s.addLocalPod(s.ingressPod())
+	dns := s.dnsService()
+	r := s.builtin(dns)
+	k := key{"Service", nameOf(dns)}
+	if errs := s.admissible(k, r.want); len(errs) > 0 {
+		panic("kube: built-in DNS Service: " + errs.ToAggregate().Error())
+	}
+	s.serve(k, r)
+}
+
+// The gateway's own two pods; see LocalAnnotation.
+var (
+	builtinDNS     = Name{"kube-system", "podgate-dns"}
+	builtinIngress = Name{"podgate-system", "podgate-ingress"}
+)
+
+func (s *Store) dnsPod() *corev1.Pod {
+	return s.localPod(builtinDNS, DNSOffset, map[string]string{"k8s-app": "kube-dns"},
 		corev1.ContainerPort{Name: "dns", ContainerPort: 53, Protocol: corev1.ProtocolUDP},
 		corev1.ContainerPort{Name: "dns-tcp", ContainerPort: 53, Protocol: corev1.ProtocolTCP})
-	s.addLocalPod("podgate-system", "podgate-ingress", IngressOffset, map[string]string{
+}
+
+func (s *Store) ingressPod() *corev1.Pod {
+	return s.localPod(builtinIngress, IngressOffset, map[string]string{
 		"app.kubernetes.io/name":      "podgate-ingress",
 		"app.kubernetes.io/component": "controller",
 	}, corev1.ContainerPort{Name: "http", ContainerPort: 80}, corev1.ContainerPort{Name: "https", ContainerPort: 443})
+}
 
+// clusterDNS is the Service that pods ask for names.
+var clusterDNS = Name{"kube-system", "kube-dns"}
+
+func (s *Store) dnsService() *corev1.Service {
 	policy := corev1.IPFamilyPolicyPreferDualStack
 	dns := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns", Labels: map[string]string{
+		ObjectMeta: metav1.ObjectMeta{Namespace: clusterDNS.Namespace, Name: clusterDNS.Name, Labels: map[string]string{
 			"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS",
 		}},
 		Spec: corev1.ServiceSpec{
@@ -300,12 +326,7 @@ func (s *Store) addBuiltins() {
 		dns.Spec.ClusterIPs = append(dns.Spec.ClusterIPs, a.String())
 	}
 	dns.Spec.ClusterIP = dns.Spec.ClusterIPs[0]
-	r := s.builtin(dns)
-	k := key{"Service", nameOf(dns)}
-	if errs := s.admissible(k, r.want); len(errs) > 0 {
-		panic("kube: built-in DNS Service: " + errs.ToAggregate().Error())
-	}
-	s.serve(k, r)
+	return dns
 }
 
 // builtin records an object of podgate's own.

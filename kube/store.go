@@ -93,6 +93,8 @@ type Store struct {
 	}
 	state       *State // the last that was asked for
 	subscribers map[chan struct{}]struct{}
+
+	replica *replica // nil: the store is the control plane
 }
 
 // record is one object as it was asked for.
@@ -110,11 +112,18 @@ type record struct {
 // NewStore makes a store that holds the built-in objects. A nil clock is the
 // machine's. The configuration must be valid.
 func NewStore(cfg Config, clock Clock) *Store {
+	s := newStore(cfg, clock)
+	s.addBuiltins()
+	s.settle()
+	return s
+}
+
+func newStore(cfg Config, clock Clock) *Store {
 	if clock == nil {
 		clock = time.Now
 	}
 	cfg = cfg.WithDefaults()
-	s := &Store{
+	return &Store{
 		cfg: cfg, clock: clock,
 		records:         map[key]*record{},
 		problems:        map[key][]Problem{},
@@ -134,9 +143,6 @@ func NewStore(cfg Config, clock Clock) *Store {
 		state:           &State{},
 		subscribers:     map[chan struct{}]struct{}{},
 	}
-	s.addBuiltins()
-	s.settle()
-	return s
 }
 
 // Apply creates or changes objects, each as a whole: a field that is no longer

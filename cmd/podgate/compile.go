@@ -22,6 +22,9 @@ import (
 
 // compileLoop follows the store until ctx ends.
 func (g *gateway) compileLoop(ctx context.Context) {
+	if g.cluster != nil && !g.cluster.awaitSynced(ctx) {
+		return
+	}
 	tick, cancel := g.store.Subscribe()
 	defer cancel()
 	var reread <-chan time.Time
@@ -54,7 +57,7 @@ func (g *gateway) compile(st *kube.State) {
 	next := tables{state: st}
 	var problems [3][]kube.Problem
 	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{
-		NodeName: g.cfg.Kube.NodeName, NodeAddrs: own.node, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
+		NodeName: g.cfg.Kube.NodeName, NodeAddrs: g.nodeAddrs(), ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
 	})
 	next.policies, problems[1] = policy.Compile(prev.policies, st, g.policyConfig())
 	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
@@ -71,7 +74,9 @@ func (g *gateway) compile(st *kube.State) {
 	published := g.publish(next.services)
 	g.health.serve(next.services.HealthChecks())
 	g.local.SetHostPorts(hostPorts(next.services))
-	g.pods.Sync(st)
+	if g.pods != nil {
+		g.pods.Sync(st)
+	}
 	for _, name := range sortedNames(st.Pods) {
 		g.followFault(st.Pods[name])
 	}
@@ -172,6 +177,9 @@ func (g *gateway) publish(t *nat.Table) []control.Listener {
 func (g *gateway) forbiddenPrefixes() (out []netip.Prefix) {
 	for _, s := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/128", "::1/128", "fe80::/10", "ff00::/8", "fd00:ec2::254/128"} {
 		out = append(out, netip.MustParsePrefix(s))
+	}
+	if g.cluster != nil {
+		return out // nodes are for pods to reach
 	}
 	own, err := net.InterfaceAddrs()
 	if err != nil {

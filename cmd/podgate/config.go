@@ -60,6 +60,10 @@ type config struct {
 	FlowShare      float64
 	Timeouts       flow.Timeouts
 	Routes         []stack.Route
+	Kubeconfig     string // file
+	ThisNode       string
+	Health         netip.AddrPort // of /healthz and /readyz
+	Drain          time.Duration
 	LogLevel       string
 	ReadyTimeout   time.Duration
 	Images         map[string][]string
@@ -238,6 +242,21 @@ var settings = []setting{
 	{"flows.timeouts.other", "10m", "silence after which any other protocol is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.Other })},
 	{"ready.timeout", "60s", "how long `up --detach` waits for pods to be attached and started", func(c *config, v string) (err error) {
 		c.ReadyTimeout, err = time.ParseDuration(v)
+		return err
+	}},
+	{"kubernetes.kubeconfig", "", "kubeconfig by which `podgate gateway` finds the API server; empty: the service account of the pod that it runs in", func(c *config, v string) error {
+		c.Kubeconfig = v
+		return nil
+	}},
+	{"kubernetes.node-name", "", "name of the Node that `podgate gateway` serves; empty: $NODE_NAME, else the host's name", func(c *config, v string) error {
+		c.ThisNode = v
+		return nil
+	}},
+	{"gateway.health", "127.0.0.1:10256", "where `podgate gateway` answers /healthz and /readyz; empty: nowhere", func(c *config, v string) error {
+		return optionalAddrPort(v, &c.Health)
+	}},
+	{"gateway.drain", "5s", "how long `podgate gateway` goes on serving, no longer ready, after it was told to stop", func(c *config, v string) (err error) {
+		c.Drain, err = time.ParseDuration(v)
 		return err
 	}},
 	{"log.level", "info", "least level that is logged: debug, info, warn, error", func(c *config, v string) (err error) {

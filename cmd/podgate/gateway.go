@@ -56,7 +56,8 @@ type gateway struct {
 	front    *ingress.Server
 	access   *accessLog   // nil: none
 	metrics  *http.Server // nil: none
-	pods     *pod.Runtime
+	pods     *pod.Runtime // nil: pods are somebody else's
+	cluster  *cluster     // nil: what is desired comes from manifests
 	control  *control.Server
 
 	cancel context.CancelFunc
@@ -110,7 +111,7 @@ func ownAddrs(cidrs []netip.Prefix) addrs {
 }
 
 // start brings everything up, or takes down again what it had brought up.
-func startGateway(name string, cfg config, log *slog.Logger, paths []string, objs *kube.Manifests, problems []kube.Problem) (_ *gateway, err error) {
+func startGateway(name string, cfg config, log *slog.Logger, from source) (_ *gateway, err error) {
 	lock, err := lockInstance(name)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 		}
 	}()
 
-	g.store = kube.NewStore(cfg.Kube, time.Now)
+	g.store = from.store(cfg.Kube)
 	own := ownAddrs(cfg.Kube.PodCIDRs)
 	upstreams := cfg.Upstreams
 	if len(upstreams) == 0 {
@@ -142,17 +143,42 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 	if g.control, err = control.Listen(socketPath(lock.dir), g.verbs()); err != nil {
 		return nil, err
 	}
+	if err := from.run(ctx, g); err != nil {
+		return nil, err
+	}
+	g.wg.Go(func() { g.compileLoop(ctx) })
+	g.wg.Go(func() { g.fatal("control socket", g.control.Serve()) })
+	return g, nil
+}
+
+// source is where the desired state comes from, and with it the pods.
+type source interface {
+	store(kube.Config) *kube.Store
+	run(context.Context, *gateway) error // starts what keeps the store current
+}
+
+// manifests are files, whose pods are run here.
+type manifests struct {
+	paths    []string
+	objs     *kube.Manifests
+	problems []kube.Problem
+}
+
+func (manifests) store(cfg kube.Config) *kube.Store { return kube.NewStore(cfg, time.Now) }
+
+func (m manifests) run(ctx context.Context, g *gateway) (err error) {
+	own := ownAddrs(g.cfg.Kube.PodCIDRs)
 	g.pods, err = pod.Start(ctx, pod.Config{
-		Dir: lock.dir, Lock: lock.f, Remove: []string{lock.dir}, Log: log,
-		Images: cfg.Images, Gateway: own.node, PodCIDRs: cfg.Kube.PodCIDRs, Nameservers: g.dnsService(), ClusterDomain: cfg.Kube.ClusterDomain,
-		NodeName: cfg.Kube.NodeName, MTU: cfg.MTU, NICKind: nicKind(cfg.Attach),
+		Dir: g.lock.dir, Lock: g.lock.f, Remove: []string{g.lock.dir}, Log: g.log,
+		Images: g.cfg.Images, Gateway: own.node, PodCIDRs: g.cfg.Kube.PodCIDRs, Nameservers: g.dnsService(), ClusterDomain: g.cfg.Kube.ClusterDomain,
+		NodeName: g.cfg.Kube.NodeName, MTU: g.cfg.MTU, NICKind: nicKind(g.cfg.Attach),
 		Attach: g.attach, Detach: g.detach, Status: g.store.SetPodStatus, Gone: g.store.PodGone,
 		Dial: g.dialFrom(own.node),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	g.store.Sync(objs.Objects, problems)
+	g.store.Sync(m.objs.Objects, m.problems)
 	g.wg.Go(func() {
 		select {
 		case <-g.pods.Done():
@@ -160,15 +186,13 @@ func startGateway(name string, cfg config, log *slog.Logger, paths []string, obj
 		case <-g.quit: // it ends in good order
 		}
 	})
-	g.wg.Go(func() { g.compileLoop(ctx) })
-	g.wg.Go(func() { g.fatal("control socket", g.control.Serve()) })
-	watcher := &kube.Watcher{Store: g.store, Paths: paths, Log: log}
+	watcher := &kube.Watcher{Store: g.store, Paths: m.paths, Log: g.log}
 	g.wg.Go(func() {
 		if err := watcher.Run(ctx); err != nil && ctx.Err() == nil {
-			log.Warn("manifests are no longer watched", "err", err)
+			g.log.Warn("manifests are no longer watched", "err", err)
 		}
 	})
-	return g, nil
+	return nil
 }
 
 func nicKind(attach string) string {

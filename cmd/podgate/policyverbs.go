@@ -280,7 +280,7 @@ func portsToTry(st *kube.State, to reachable) []protoPort {
 }
 
 func (g *gateway) policyConfig() policy.Config {
-	return policy.Config{NodeAddrs: ownAddrs(g.cfg.Kube.PodCIDRs).node, FailOpen: g.cfg.PolicyFailOpen, Names: g.names}
+	return policy.Config{NodeAddrs: g.nodeAddrs(), FailOpen: g.cfg.PolicyFailOpen, Names: g.names}
 }
 
 // openVerdictLog opens the file that verdicts of policies are appended to.

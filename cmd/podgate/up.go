@@ -88,7 +88,7 @@ func upForeground(cmd *cobra.Command, name string, args []string) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: logLevel(cfg.LogLevel)}))
-	g, err := startGateway(name, cfg, log, args, m, problems)
+	g, err := startGateway(name, cfg, log, manifests{args, m, problems})
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func upDetached(cmd *cobra.Command, name string, args []string) error {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	signal.Ignore(syscall.SIGHUP)
 	logTo := &lateWriter{}
-	g, err := startGateway(name, cfg, slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: logLevel(cfg.LogLevel)})), args, m, problems)
+	g, err := startGateway(name, cfg, slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: logLevel(cfg.LogLevel)})), manifests{args, m, problems})
 	if err != nil {
 		return fail(err)
 	}

@@ -51,6 +51,9 @@ func (g *gateway) verbs() control.Verbs {
 // change applies or deletes, and returns once the data path enforces it.
 func (g *gateway) change(ctx context.Context, q control.ApplyRequest, do func([]kube.Object) []kube.Change) (control.ApplyResult, error) {
 	var res control.ApplyResult
+	if g.cluster != nil {
+		return res, errElsewhere("kubectl apply and delete")
+	}
 	var objs []kube.Object
 	for _, f := range q.Files {
 		m, problems := kube.LoadBytesIn(q.Namespace, f.Name, []byte(f.Data))
@@ -336,6 +339,9 @@ func (g *gateway) exec(ctx context.Context, q control.ExecRequest, files []*os.F
 	if kube.IsLocal(p) {
 		return 1, fmt.Errorf("pod %s/%s is part of the gateway itself: nothing can be run in it", q.Namespace, q.Pod)
 	}
+	if g.pods == nil {
+		return 1, errElsewhere("kubectl exec")
+	}
 	return g.pods.Exec(ctx, pod.ExecRequest{
 		Pod: kube.Name{Namespace: q.Namespace, Name: q.Pod}, Container: q.Container, Command: q.Command,
 		Files: files, TTY: q.TTY, Rows: q.Rows, Cols: q.Cols, Term: q.Term,
@@ -345,6 +351,9 @@ func (g *gateway) exec(ctx context.Context, q control.ExecRequest, files []*os.F
 func (g *gateway) logs(_ context.Context, q control.LogsRequest) (io.ReadCloser, error) {
 	if _, err := findPod(g.store.State(), q.Namespace, q.Pod); err != nil {
 		return nil, err
+	}
+	if g.pods == nil {
+		return nil, errElsewhere("kubectl logs")
 	}
 	if q.Tail == 0 {
 		return io.NopCloser(strings.NewReader("")), nil

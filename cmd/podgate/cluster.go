@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"podgate/ingress"
+	"podgate/kube"
+	kubewatch "podgate/kube/watch"
+)
+
+func newGatewayCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "gateway",
+		Short: "Serve one node of a real cluster: the API server says what, CNI attaches the pods",
+		Long: `Serve one node of a real cluster. What is desired comes from its API server, the
+node's pods are attached by the CNI plugin podgate-cni, and Services, DNS, Ingress
+and NetworkPolicy are as with "podgate up". Runs in the foreground; on SIGTERM it
+is no longer ready, goes on serving for gateway.drain, and ends.`,
+		Example: `  podgate gateway                                            # in a pod of a DaemonSet
+  podgate gateway --set kubernetes.kubeconfig=/etc/podgate/kubeconfig --set kubernetes.node-name=node-1`,
+		Args: cobra.NoArgs,
+	}
+	addConfigFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		name, _ := cmd.Flags().GetString("name")
+		file, _ := cmd.Flags().GetString("config")
+		cfg, from, err := loadConfig(cmd.Flags(), file, nil)
+		if err != nil {
+			return err
+		}
+		signals := make(chan os.Signal, 2)
+		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: logLevel(cfg.LogLevel)}))
+		return runGateway(cmd.Context(), name, cfg, from, log, signals)
+	}
+	return cmd
+}
+
+// runGateway serves until a signal comes, and a while longer.
+func runGateway(ctx context.Context, name string, cfg config, from map[string]origin, log *slog.Logger, signals <-chan os.Signal) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &cluster{}
+	health, err := c.serveHealth(cfg.Health)
+	if err != nil {
+		return err
+	}
+	defer health.Close()
+	stopped := make(chan struct{})
+	go func() { // ends with the process
+		<-signals
+		close(stopped)
+		cancel()
+	}()
+	if err := c.join(ctx, &cfg, from, log); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	g, err := startGateway(name, cfg, log, c)
+	if err != nil {
+		return err
+	}
+	defer g.stop()
+	if c.awaitSynced(ctx) {
+		if err := g.enforce(ctx); err == nil {
+			c.ready.Store(true)
+			st := g.store.State()
+			log.Info("ready", "node", cfg.Kube.NodeName, "pods", len(st.Pods), "services", len(st.Services), "endpointslices", len(st.EndpointSlices),
+				"ingresses", len(st.Ingresses), "networkpolicies", len(st.NetworkPolicies))
+		}
+	}
+	select {
+	case <-stopped:
+		c.ready.Store(false)
+		log.Info("told to stop; serving on", "for", cfg.Drain)
+		select {
+		case <-time.After(cfg.Drain):
+		case <-signals:
+		case <-g.quit:
+		}
+	case <-g.quit:
+	}
+	c.ready.Store(false)
+	return g.failure()
+}
+
+// cluster is a node of a real cluster as the source of a gateway.
+type cluster struct {
+	api    *kubewatch.Cluster
+	node   *corev1.Node // as it was at the start
+	ready  atomic.Bool
+	synced chan struct{} // closed once the store has what the API server has
+}
+
+// join finds the API server and this node, and lets them decide what the
+// configuration leaves open.
+func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin, log *slog.Logger) (err error) {
+	c.synced = make(chan struct{})
+	cfg.Kube.NodeName = cfg.ThisNode
+	if cfg.Kube.NodeName == "" {
+		cfg.Kube.NodeName = os.Getenv("NODE_NAME")
+	}
+	if cfg.Kube.NodeName == "" {
+		if cfg.Kube.NodeName, err = os.Hostname(); err != nil {
+			return fmt.Errorf("kubernetes.node-name: %w", err)
+		}
+	}
+	c.api, err = kubewatch.Connect(kubewatch.Config{Kubeconfig: cfg.Kubeconfig, Log: log, References: references})
+	if err != nil {
+		return fmt.Errorf("%w; set it with --set kubernetes.kubeconfig=FILE", err)
+	}
+	log.Info("asking the API server", "server", c.api.Host(), "node", cfg.Kube.NodeName)
+	open := func(key string) bool { return from[key].From == "default" }
+	needed := kubewatch.HasAddresses
+	if !open("pods.cidrs") {
+		needed = func(*corev1.Node) error { return nil }
+	}
+	if c.node, err = c.api.Node(ctx, cfg.Kube.NodeName, needed); err != nil {
+		return err
+	}
+	if open("pods.cidrs") {
+		if cfg.Kube.PodCIDRs, err = parsePrefixes(c.node.Spec.PodCIDRs); err != nil {
+			return fmt.Errorf("Node %s: spec.podCIDRs: %w", c.node.Name, err)
+		}
+	}
+	if open("services.cidrs") {
+		switch cidrs, err := c.api.ServiceCIDRs(ctx); {
+		case err != nil:
+			log.Warn("the API server does not say where its ClusterIPs come from; set services.cidrs", "taken", cfg.Kube.ServiceCIDRs, "err", err)
+		case len(cidrs) > 0:
+			cfg.Kube.ServiceCIDRs = cidrs
+		}
+	}
+	if addrs := c.addrs(); open("publish.address") && len(addrs) > 0 {
+		cfg.PublishAddr, cfg.Kube.PublishedIPs = addrs[0], addrs[:1]
+	}
+	log.Info("this node", "node", cfg.Kube.NodeName, "addresses", c.addrs(), "pods", cfg.Kube.PodCIDRs, "services", cfg.Kube.ServiceCIDRs)
+	return cfg.check()
+}
+
+func parsePrefixes(texts []string) (all []netip.Prefix, err error) {
+	for _, s := range texts {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
+}
+
+// references are the Secrets and ConfigMaps that any part of the gateway reads.
+func references(st *kube.State) (secrets, configMaps []kube.Name) {
+	secrets, configMaps = ingress.References(st)
+	return secrets, append(configMaps, corefileMap)
+}
+
+// addrs are the node's own, in the network that it is in.
+func (c *cluster) addrs() (all []netip.Addr) {
+	for _, a := range c.node.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			all = append(all, ip)
+		}
+	}
+	return all
+}
+
+func (c *cluster) store(cfg kube.Config) *kube.Store { return kube.NewReplica(cfg, time.Now) }
+
+func (c *cluster) run(ctx context.Context, g *gateway) error {
+	g.cluster = c
+	g.wg.Go(func() { c.api.Follow(ctx, g.store, func() { close(c.synced) }) })
+	return nil
+}
+
+// awaitSynced waits until the store has what the API server has.
+func (c *cluster) awaitSynced(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c.synced:
+		return true
+	}
+}
+
+// serveHealth answers /healthz as long as the process lives, and /readyz with 200
+// from the first complete state to the order to stop. That the API server is away
+// makes a gateway no less ready: it serves what it knows.
+func (c *cluster) serveHealth(at netip.AddrPort) (*http.Server, error) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !c.ready.Load() {
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
+			return
+		}
+		if away := c.api.Away(); !away.IsZero() {
+			fmt.Fprintf(w, "ok; the API server cannot be reached since %s\n", away.Format(time.RFC3339))
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	if !at.IsValid() {
+		return srv, nil
+	}
+	ln, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return nil, fmt.Errorf("health: cannot listen on %s: %w; choose another with --set gateway.health=ADDR:PORT", at, cause(err))
+	}
+	go srv.Serve(ln) // ends with Close
+	return srv, nil
+}
+
+// nodeAddrs are those of this node: inside the cluster, and in the network that
+// it is in, if that is a cluster's.
+func (g *gateway) nodeAddrs() []netip.Addr {
+	own := ownAddrs(g.cfg.Kube.PodCIDRs).node
+	if g.cluster == nil {
+		return own
+	}
+	return slices.Concat(own, g.cluster.addrs())
+}
+
+// errElsewhere refuses what a real cluster has other tools for.
+func errElsewhere(with string) error {
+	return errors.New("this instance serves a real cluster, whose objects and pods are not its own: use " + with)
+}

@@ -1,0 +1,3 @@
+module podgate/kube/watch/integration
+
+go 1.26.3
