@@ -228,6 +228,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 		}
 	}
 	c.healthPort = healthPort(svc)
+	proxy := c.proxyProtocol(svc.Annotations)
 	sources := c.sources(svc.Spec.LoadBalancerSourceRanges)
 	matched := make([]bool, len(svc.Spec.Ports))
 	for _, vip := range cluster {
@@ -243,7 +244,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 			sp.Endpoints = c.endpoints(sp)
 			matched[i] = matched[i] || len(sp.Endpoints) > 0
 			c.add(sp, family(external, is4))
-			c.publishPort(sp, svc.Spec.Type == corev1.ServiceTypeLoadBalancer, family(hosts, is4), sources[is4])
+			c.publishPort(sp, svc.Spec.Type == corev1.ServiceTypeLoadBalancer, family(hosts, is4), sources[is4], proxy)
 		}
 	}
 	if c.hasEndpoints() {
@@ -480,6 +481,7 @@ func hasHostPorts(pod *corev1.Pod) bool {
 // its only endpoint, answering at its hostIP or, without one, at every node address.
 func compileHostPorts(name kube.Name, pod *corev1.Pod, old *Service) *Service {
 	c := compiler{Service: &Service{Name: name, IsPod: true, born: pod.CreationTimestamp.Unix()}, old: old}
+	proxy := c.proxyProtocol(pod.Annotations)
 	hostPorts(pod, func(p *corev1.ContainerPort) {
 		var host netip.Addr
 		if p.HostIP != "" {
@@ -494,13 +496,13 @@ func compileHostPorts(name kube.Name, pod *corev1.Pod, old *Service) *Service {
 			if err != nil || host.IsValid() && host.Is4() != a.Is4() {
 				continue
 			}
-			c.hostPort(p, host, packet.AddrFrom(a))
+			c.hostPort(p, host, packet.AddrFrom(a), proxy)
 		}
 	})
 	return c.Service
 }
 
-func (c *compiler) hostPort(p *corev1.ContainerPort, host netip.Addr, pod packet.Addr) {
+func (c *compiler) hostPort(p *corev1.ContainerPort, host netip.Addr, pod packet.Addr, proxy proxyProtocol) {
 	sp := &ServicePort{Pod: c.Name, Name: p.Name, Proto: proto(p.Protocol), Port: uint16(p.HostPort), NodePort: uint16(p.HostPort)}
 	sp.ID = identity("pod", c.Name, fmt.Sprint(p.HostPort, p.HostIP), sp.Proto, pod.Is4())
 	b := &Backend{Addr: pod, Port: uint16(p.ContainerPort), Pod: c.Name}
@@ -526,5 +528,6 @@ func (c *compiler) hostPort(p *corev1.ContainerPort, host netip.Addr, pod packet
 	}
 	c.published = append(c.published, publication{is4: pod.Is4(), Publication: Publication{
 		HostIP: host, Proto: sp.Proto, Port: sp.Port, Target: b.AddrPort(), Pod: c.Name, Name: p.Name,
+		AcceptProxy: proxy.accept && sp.Proto == packet.TCP, SendProxy: proxy.send && sp.Proto == packet.TCP,
 	}})
 }

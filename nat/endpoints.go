@@ -37,6 +37,14 @@ func (sp *ServicePort) choosePools(was *ServicePort) {
 	}
 }
 
+// answersOutside says whether a client outside the cluster finds a backend.
+func (sp *ServicePort) answersOutside() bool {
+	if sp.ExternalLocal {
+		return sp.node != nil
+	}
+	return sp.cluster != nil
+}
+
 // eligible returns the ready backends that suit, else those that serve while
 // they terminate. Weight 0 is never eligible.
 func eligible(all []Endpoint, suits func(*Endpoint) bool) group {

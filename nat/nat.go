@@ -165,4 +165,9 @@ type Publication struct {
 	Pod     kube.Name      // whose hostPort, or zero
 	Name    string         // of the port
 	Sources []netip.Prefix // loadBalancerSourceRanges of the family, checked against the true client; empty: everybody
+
+	// AcceptProxy and SendProxy: connections begin with a PROXY protocol header, as
+	// they come and as they go on.
+	AcceptProxy, SendProxy bool
+	Closed                 bool // no endpoint could be chosen: the host is not to listen
 }

@@ -29,12 +29,15 @@ type publication struct {
 // publishPort lists what the host is to listen on for sp: its NodePort, and of
 // a LoadBalancer (balanced) the port itself, at hosts. A load balancer's port
 // continues at the NodePort, as with a cloud's load balancer.
-func (c *compiler) publishPort(sp *ServicePort, balanced bool, hosts []packet.Addr, sources []netip.Prefix) {
+func (c *compiler) publishPort(sp *ServicePort, balanced bool, hosts []packet.Addr, sources []netip.Prefix, proxy proxyProtocol) {
 	if sp.Proto == packet.SCTP {
 		return
 	}
 	p := publication{is4: sp.ClusterIP.Is4()}
-	p.Publication = Publication{Proto: sp.Proto, Port: sp.NodePort, Service: c.Name, Name: sp.Name, Target: netip.AddrPortFrom(netip.Addr{}, sp.NodePort)}
+	p.Publication = Publication{Proto: sp.Proto, Port: sp.NodePort, Service: c.Name, Name: sp.Name, Target: netip.AddrPortFrom(netip.Addr{}, sp.NodePort), Closed: !sp.answersOutside()}
+	if sp.Proto == packet.TCP {
+		p.AcceptProxy, p.SendProxy = proxy.accept, proxy.send
+	}
 	if sp.NodePort != 0 {
 		c.published = append(c.published, p)
 	}
@@ -42,6 +45,7 @@ func (c *compiler) publishPort(sp *ServicePort, balanced bool, hosts []packet.Ad
 		return
 	}
 	p.Port, p.Sources = sp.Port, sources
+	p.SendProxy = p.SendProxy || proxy.balancerSend && sp.Proto == packet.TCP
 	if sp.NodePort == 0 {
 		p.Target = netip.AddrPortFrom(sp.ClusterIP.Netip(), sp.Port)
 	}

@@ -26,7 +26,16 @@ func (w *world) pod(name, ip string, ports ...corev1.ContainerPort) *corev1.Pod 
 func published(t *Table) []string {
 	var out []string
 	for _, p := range t.Published() {
-		out = append(out, fmt.Sprintf("%s:%d/%d to %s for %s%s%s %v", p.HostIP, p.Port, p.Proto, p.Target, p.Service, p.Pod, p.Name, p.Sources))
+		line := fmt.Sprintf("%s:%d/%d to %s for %s%s%s %v", p.HostIP, p.Port, p.Proto, p.Target, p.Service, p.Pod, p.Name, p.Sources)
+		for _, w := range []struct {
+			word string
+			said bool
+		}{{"closed", p.Closed}, {"accepts PROXY", p.AcceptProxy}, {"sends PROXY", p.SendProxy}} {
+			if w.said {
+				line += ", " + w.word
+			}
+		}
+		out = append(out, line)
 	}
 	return out
 }
@@ -40,18 +49,18 @@ func TestPublished(t *testing.T) {
 	}{
 		{"spec.type: ClusterIP", func(w *world) { w.service("web", 1) }, nil},
 		{"spec.ports.nodePort", func(w *world) { w.service("web", 1, dual(1), nodePort(30080)) }, []string{
-			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []",
-			"::1:30080/6 to [fd00:10:244::1]:30080 for shop/web []",
+			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed",
+			"::1:30080/6 to [fd00:10:244::1]:30080 for shop/web [], closed",
 		}},
 		{"spec.ports.protocol: UDP", func(w *world) {
 			w.service("dns", 1, nodePort(30053), func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolUDP })
-		}, []string{"127.0.0.1:30053/17 to 10.244.0.1:30053 for shop/dns []"}},
+		}, []string{"127.0.0.1:30053/17 to 10.244.0.1:30053 for shop/dns [], closed"}},
 		{"spec.ports.protocol: SCTP", func(w *world) {
 			w.service("sig", 1, nodePort(30053), func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP })
 		}, nil},
 		{"spec.type: LoadBalancer", func(w *world) { w.service("web", 1, balancer(30080, "198.51.100.7")) }, []string{
-			"127.0.0.1:80/6 to 10.244.0.1:30080 for shop/web []",
-			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []",
+			"127.0.0.1:80/6 to 10.244.0.1:30080 for shop/web [], closed",
+			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed",
 		}},
 		{"status.loadBalancer.ingress.ipMode: Proxy", func(w *world) {
 			w.service("web", 1, balancer(30080, "127.0.0.9", "127.0.0.10"), func(s *corev1.Service) {
@@ -60,9 +69,9 @@ func TestPublished(t *testing.T) {
 				}
 			})
 		}, []string{
-			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []",
-			"127.0.0.9:80/6 to 10.244.0.1:30080 for shop/web []",
-			"127.0.0.10:80/6 to 10.244.0.1:30080 for shop/web []",
+			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed",
+			"127.0.0.9:80/6 to 10.244.0.1:30080 for shop/web [], closed",
+			"127.0.0.10:80/6 to 10.244.0.1:30080 for shop/web [], closed",
 		}},
 		{"Config.HostIPs", func(w *world) {
 			w.cfg.HostIPs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
@@ -70,17 +79,17 @@ func TestPublished(t *testing.T) {
 			w.pod("a", "10.244.0.11", http)
 		}, []string{
 			"192.0.2.1:8088/6 to 10.244.0.11:8080 for shop/ahttp []",
-			"192.0.2.1:30080/6 to 10.244.0.1:30080 for shop/web []",
-			"::1:30080/6 to [fd00:10:244::1]:30080 for shop/web []",
+			"192.0.2.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed",
+			"::1:30080/6 to [fd00:10:244::1]:30080 for shop/web [], closed",
 		}},
 		{"spec.allocateLoadBalancerNodePorts: false", func(w *world) { w.service("web", 1, balancer(0)) }, []string{
-			"127.0.0.1:80/6 to 10.96.0.1:80 for shop/web []",
+			"127.0.0.1:80/6 to 10.96.0.1:80 for shop/web [], closed",
 		}},
 		{"spec.loadBalancerSourceRanges", func(w *world) {
 			w.service("web", 1, balancer(0), func(s *corev1.Service) {
 				s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", "2001:db8::/32"}
 			})
-		}, []string{"127.0.0.1:80/6 to 10.96.0.1:80 for shop/web [192.0.2.0/24]"}},
+		}, []string{"127.0.0.1:80/6 to 10.96.0.1:80 for shop/web [192.0.2.0/24], closed"}},
 		{"containers.ports.hostPort", func(w *world) { w.pod("a", "10.244.0.11", http) }, []string{
 			"127.0.0.1:8088/6 to 10.244.0.11:8080 for shop/ahttp []",
 		}},
@@ -107,10 +116,45 @@ func TestPublished(t *testing.T) {
 		}, []string{"127.0.0.1:8088/6 to 10.244.0.11:8080 for shop/ahttp []"}},
 		{"spec.hostNetwork", func(w *world) { w.pod("a", "10.244.0.1", http).Spec.HostNetwork = true }, nil},
 		{"status.phase: Succeeded", func(w *world) { w.pod("a", "10.244.0.11", http).Status.Phase = corev1.PodSucceeded }, nil},
+		{"endpoints.conditions.ready", func(w *world) {
+			w.service("web", 1, nodePort(30080))
+			w.slice("web-1", "web", ep("10.244.0.11"))
+		}, []string{"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []"}},
+		{"endpoints.conditions.ready: false", func(w *world) {
+			w.service("web", 1, nodePort(30080))
+			w.slice("web-1", "web", ep("10.244.0.11", unready))
+		}, []string{"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed"}},
+		{"spec.externalTrafficPolicy: Local", func(w *world) {
+			w.service("web", 1, nodePort(30080), externalLocal)
+			w.slice("web-1", "web", ep("10.244.0.11", elsewhere))
+		}, []string{"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed"}},
+		{"metadata.annotations podgate.dev/proxy-protocol", func(w *world) {
+			w.service("web", 1, dual(1), balancer(30080), annotated(annotationProxy, "accept, send"))
+			w.slice("web-1", "web", ep("10.244.0.11"))
+			w.service("dns", 2, nodePort(30053), annotated(annotationProxy, "accept"), func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolUDP })
+		}, []string{
+			"127.0.0.1:80/6 to 10.244.0.1:30080 for shop/web [], accepts PROXY, sends PROXY",
+			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], accepts PROXY, sends PROXY",
+			"127.0.0.1:30053/17 to 10.244.0.1:30053 for shop/dns [], closed",
+			"::1:80/6 to [fd00:10:244::1]:30080 for shop/web [], closed, accepts PROXY, sends PROXY",
+			"::1:30080/6 to [fd00:10:244::1]:30080 for shop/web [], closed, accepts PROXY, sends PROXY",
+		}},
+		{"metadata.annotations of clouds", func(w *world) {
+			w.service("web", 1, balancer(30080), annotated("service.beta.kubernetes.io/aws-load-balancer-proxy-protocol", "*"))
+			w.slice("web-1", "web", ep("10.244.0.11"))
+			w.service("dns", 2, nodePort(30053), annotated("load-balancer.hetzner.cloud/uses-proxyprotocol", "false"))
+		}, []string{
+			"127.0.0.1:80/6 to 10.244.0.1:30080 for shop/web [], sends PROXY",
+			"127.0.0.1:30053/6 to 10.244.0.1:30053 for shop/dns [], closed",
+			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []",
+		}},
+		{"metadata.annotations podgate.dev/proxy-protocol of a pod", func(w *world) {
+			w.pod("a", "10.244.0.11", http).Annotations = map[string]string{annotationProxy: "send"}
+		}, []string{"127.0.0.1:8088/6 to 10.244.0.11:8080 for shop/ahttp [], sends PROXY"}},
 		{"two LoadBalancers, one port", func(w *world) {
 			w.service("new", 1, balancer(0), func(s *corev1.Service) { s.CreationTimestamp = metav1.Unix(200, 0) })
 			w.service("old", 2, balancer(0), func(s *corev1.Service) { s.CreationTimestamp = metav1.Unix(100, 0) })
-		}, []string{"127.0.0.1:80/6 to 10.96.0.2:80 for shop/old []"}},
+		}, []string{"127.0.0.1:80/6 to 10.96.0.2:80 for shop/old [], closed"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -165,5 +209,16 @@ func TestServicesIteratesByName(t *testing.T) {
 	}
 	if tab.Service(kubeName("a")) == nil || tab.Service(kubeName("c")) != nil {
 		t.Error("Service(name) finds the wrong ones")
+	}
+}
+
+func TestProxyAnnotationThatMakesNoSense(t *testing.T) {
+	w := newWorld(t)
+	w.service("web", 1, nodePort(30080), annotated(annotationProxy, "acept"))
+	w.slice("web-1", "web", ep("10.244.0.11"))
+	_, ps := w.compile()
+	want := `Service shop/web: warning: metadata.annotations[podgate.dev/proxy-protocol]: Unsupported value: "acept": supported values: "accept", "send"`
+	if len(ps) != 1 || ps[0].String() != want {
+		t.Errorf("got %v, want %s", ps, want)
 	}
 }

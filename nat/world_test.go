@@ -236,3 +236,12 @@ func reached(t *Table, dst packet.Addr, proto packet.Proto, port uint16, externa
 	}
 	return fmt.Sprint(sorted(set))
 }
+
+func annotated(name, value string) svcOption {
+	return func(s *corev1.Service) {
+		if s.Annotations == nil {
+			s.Annotations = map[string]string{}
+		}
+		s.Annotations[name] = value
+	}
+}

@@ -148,8 +148,15 @@ func (g *gateway) publish(t *nat.Table) []control.Listener {
 			what += " port " + p.Name
 		}
 		host := p.HostIP
-		pubs = append(pubs, local.Publication{Proto: p.Proto, HostAddr: netip.AddrPortFrom(host, p.Port), Target: p.Target, Sources: p.Sources, Name: what})
-		out = append(out, control.Listener{Address: fmt.Sprintf("%s/%s", netip.AddrPortFrom(host, p.Port), protoName(p.Proto)), For: what})
+		pubs = append(pubs, local.Publication{
+			Proto: p.Proto, HostAddr: netip.AddrPortFrom(host, p.Port), Target: p.Target, Sources: p.Sources, Name: what,
+			AcceptProxy: p.AcceptProxy, SendProxy: p.SendProxy, Closed: p.Closed,
+		})
+		l := control.Listener{Address: fmt.Sprintf("%s/%s", netip.AddrPortFrom(host, p.Port), protoName(p.Proto)), For: what}
+		if p.Closed {
+			l.Problem = "no endpoint is ready: connections are refused"
+		}
+		out = append(out, l)
 	}
 	for _, err := range g.local.Publish(pubs) {
 		var pe *local.PublishError

@@ -10,7 +10,7 @@ type counters struct {
 	udpFlows, udpRefused, udpEvicted              counter
 	echoRequests, echoRefused, echoDropped        counter
 	icmpErrors                                    counter
-	published, publishedFailed                    counter
+	published, publishedFailed, proxyInvalid      counter
 }
 
 // Counters are totals since New, by metric name.
@@ -18,21 +18,22 @@ func (s *Stack) Counters() map[string]uint64 {
 	c := &s.count
 	m := make(map[string]uint64)
 	for name, v := range map[string]*counter{
-		"local_frames_dropped_total":         &s.device.count.dropped,
-		"local_frames_malformed_total":       &s.device.count.malformed,
-		"egress_tcp_connections_total":       &c.tcpDials,
-		"egress_tcp_refused_total":           &c.tcpRefused,
-		"egress_tcp_failed_total":            &c.tcpFailed,
-		"egress_tcp_over_limit_total":        &c.tcpOverLimit,
-		"egress_udp_flows_total":             &c.udpFlows,
-		"egress_udp_refused_total":           &c.udpRefused,
-		"egress_udp_evicted_total":           &c.udpEvicted,
-		"egress_echo_requests_total":         &c.echoRequests,
-		"egress_echo_refused_total":          &c.echoRefused,
-		"egress_echo_dropped_total":          &c.echoDropped,
-		"egress_icmp_errors_total":           &c.icmpErrors,
-		"published_connections_total":        &c.published,
-		"published_connections_failed_total": &c.publishedFailed,
+		"local_frames_dropped_total":           &s.device.count.dropped,
+		"local_frames_malformed_total":         &s.device.count.malformed,
+		"egress_tcp_connections_total":         &c.tcpDials,
+		"egress_tcp_refused_total":             &c.tcpRefused,
+		"egress_tcp_failed_total":              &c.tcpFailed,
+		"egress_tcp_over_limit_total":          &c.tcpOverLimit,
+		"egress_udp_flows_total":               &c.udpFlows,
+		"egress_udp_refused_total":             &c.udpRefused,
+		"egress_udp_evicted_total":             &c.udpEvicted,
+		"egress_echo_requests_total":           &c.echoRequests,
+		"egress_echo_refused_total":            &c.echoRefused,
+		"egress_echo_dropped_total":            &c.echoDropped,
+		"egress_icmp_errors_total":             &c.icmpErrors,
+		"published_connections_total":          &c.published,
+		"published_connections_failed_total":   &c.publishedFailed,
+		"published_proxy_header_invalid_total": &c.proxyInvalid,
 	} {
 		m[name] = v.Load()
 	}

@@ -40,6 +40,13 @@ type Publication struct {
 	// Sources are the clients that are served, by their true address; none
 	// means everybody (a Service's loadBalancerSourceRanges).
 	Sources []netip.Prefix
+	// AcceptProxy expects a PROXY protocol header on each connection and takes the
+	// client that it names for the client, except for Sources, which are about the
+	// peer. SendProxy sends one to the target. Both are for TCP.
+	AcceptProxy, SendProxy bool
+	// Closed: nobody could answer. The host does not listen, so that its kernel
+	// refuses.
+	Closed bool
 	// Name says in messages whose port this is: "Service shop/web: node port 30080".
 	Name string
 }
@@ -137,7 +144,7 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 		want[k] = &pub
 	}
 	for k, port := range p.ports {
-		if want[k] == nil {
+		if want[k] == nil || want[k].Closed {
 			port.close()
 			delete(p.ports, k)
 		}
@@ -147,7 +154,7 @@ func (p *publisher) reconcile(pubs []Publication) (errs []error) {
 		next := want[k]
 		delete(want, k)
 		switch port := p.ports[k]; {
-		case next == nil: // seen above
+		case next == nil || next.Closed: // seen above
 		case port != nil:
 			port.pub.Store(next)
 			errs = append(errs, port.instead()...)
@@ -278,30 +285,61 @@ func (p *publisher) accept(port *published, l *net.TCPListener) {
 		p.conns.Add(1)
 		p.s.wg.Go(func() {
 			defer p.conns.Add(-1)
-			p.carry(host, pub.Target)
+			p.carry(host, pub)
 		})
 	}
 }
 
 // carry continues a connection in the cluster until it ends.
-func (p *publisher) carry(host *hostConn, target netip.AddrPort) {
+func (p *publisher) carry(host *hostConn, pub *Publication) {
 	host.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval})
 	ctx, cancel := context.WithTimeout(p.s.ctx, publishDialTimeout)
 	defer cancel()
-	client := host.RemoteAddr().(*net.TCPAddr).AddrPort()
-	from := p.source(client, target)
-	conn, err := p.s.dialTCP(ctx, from, target)
+	peer, at := host.RemoteAddr().(*net.TCPAddr).AddrPort(), host.LocalAddr().(*net.TCPAddr).AddrPort()
+	client, from := peer, p.source(peer, pub.Target)
+	if pub.AcceptProxy {
+		src, dst, err := awaitProxy(ctx, host)
+		if err != nil {
+			p.s.count.proxyInvalid.Add(1)
+			host.Abort()
+			return
+		}
+		if src.IsValid() {
+			client, at = src, dst
+			// Who claims to be in the cluster or on this host stays who it is.
+			if named := p.source(client, pub.Target); named.IsValid() {
+				from = named
+			}
+		}
+	}
+	conn, err := p.s.dialTCP(ctx, from, pub.Target)
 	if err != nil && from.IsValid() && errors.Is(err, syscall.EADDRINUSE) {
 		// Another connection of the same client port leads to the same target.
-		conn, err = p.s.dialTCP(ctx, netip.AddrPortFrom(from.Addr(), 0), target)
+		conn, err = p.s.dialTCP(ctx, netip.AddrPortFrom(from.Addr(), 0), pub.Target)
+	}
+	if err == nil && pub.SendProxy {
+		_, err = conn.Write(proxyHeader(client, at))
 	}
 	if err != nil {
 		p.s.count.publishedFailed.Add(1)
+		if conn != nil {
+			conn.Abort()
+		}
 		host.Abort()
 		return
 	}
 	p.s.count.published.Add(1)
 	splice(&p.s.wg, conn, host)
+}
+
+// awaitProxy reads the header that host begins with, before ctx ends.
+func awaitProxy(ctx context.Context, host *hostConn) (src, dst netip.AddrPort, err error) {
+	stop := context.AfterFunc(ctx, func() { host.SetReadDeadline(time.Unix(1, 0)) })
+	src, dst, err = readProxy(host)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	return src, dst, err
 }
 
 // source is the client where the cluster can answer it, or zero for the node

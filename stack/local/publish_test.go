@@ -232,6 +232,15 @@ func TestPublishIsLevelTriggered(t *testing.T) {
 	if n := len(gw.Published()); n != 2 {
 		t.Errorf("%d published, want 2", n)
 	}
+	// A closed one refuses, and opens again.
+	closed := pub(30001, "10.244.0.8:80")
+	closed.Closed = true
+	publish(t, gw, closed, pub(30002, "10.244.0.9:80"))
+	if c, err := net.Dial("tcp", "127.0.0.1:30001"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a closed port: got %v, %v, want connection refused", c, err)
+	}
+	publish(t, gw, pub(30001, "10.244.0.8:80"))
+	must(net.Dial("tcp", "127.0.0.1:30001"))(t).Close()
 	publish(t, gw)
 	for _, port := range []string{"30001", "30002"} {
 		must(net.Listen("tcp", "127.0.0.1:"+port))(t).Close()
