@@ -38,6 +38,7 @@ var roles = map[string]func(args []string) error{
 	"agent-serve": serve,
 	"agent-load":  load,
 	"gateway":     gateway,
+	"httpd":       httpd,
 
 	"services-gateway": servicesGateway,
 }

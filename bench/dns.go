@@ -146,15 +146,6 @@ func (r *dnsReport) measure(dir string, n, seconds, rounds int) error {
 	return nil
 }
 
-func (r *dnsReport) note(system, metric, unit string, v float64) {
-	c := r.cell(system, 0, metric)
-	if c == nil {
-		c = &cell{System: system, Metric: metric, Unit: unit}
-		r.Cells = append(r.Cells, c)
-	}
-	c.Samples = append(c.Samples, v)
-}
-
 var perfQPS = regexp.MustCompile(`Queries per second:\s+([0-9.]+)`)
 
 // perf asks as fast as it goes and returns the answers a second.

@@ -4,6 +4,7 @@
 //	go run ./bench datapath              the whole table, about ten minutes
 //	go run ./bench services              1 to 30,000 Services, about three minutes
 //	go run ./bench dns                   cluster DNS beside CoreDNS, about five minutes
+//	go run ./bench ingress               the front door beside nginx, HAProxy and Caddy, about six minutes
 //	go run ./bench datapath --quick      under a minute, noisier
 //	go run ./bench datapath --out DIR    also DIR/datapath.json and DIR/datapath.svg
 //	go run ./bench datapath --check      exit 1 and name the rows below bench/targets.yaml
@@ -57,6 +58,7 @@ var benches = map[string]func(options) (result, error){
 	"datapath": datapath,
 	"services": services,
 	"dns":      dnsBench,
+	"ingress":  ingressBench,
 }
 
 // result is what a benchmark found.
@@ -100,7 +102,7 @@ func parse() (name string, o options) {
 		return err
 	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services|dns [--quick] [--check] [--out DIR] [--only PATTERN]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services|dns|ingress [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])
