@@ -132,6 +132,9 @@ func Veth(t testing.TB, a *NS, aName string, b *NS, bName string) {
 // packages are the Debian packages of tools that are not called like them.
 var packages = map[string]string{
 	"dig":        "bind9-dnsutils",
+	"nslookup":   "bind9-dnsutils",
+	"busybox":    "busybox-static",
+	"musl-gcc":   "musl-tools gcc",
 	"ip":         "iproute2",
 	"ss":         "iproute2",
 	"ping":       "iputils-ping",
