@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,18 @@ type Client struct {
 	path string
 	http http.Client
 }
+
+// InstanceDir is the folder of an instance: below $XDG_RUNTIME_DIR, or below /tmp
+// in a folder of the user's own.
+func InstanceDir(name string) string {
+	if base := os.Getenv("XDG_RUNTIME_DIR"); base != "" {
+		return filepath.Join(base, "podgate", name)
+	}
+	return filepath.Join(os.TempDir(), "podgate-"+strconv.Itoa(os.Getuid()), name)
+}
+
+// SocketPath is where an instance answers.
+func SocketPath(name string) string { return filepath.Join(InstanceDir(name), "control.sock") }
 
 // NewClient prepares a client; nothing is dialled yet.
 func NewClient(path string) *Client {
@@ -46,6 +59,11 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var st Status
 	return st, c.call(ctx, "GET", "/v1/status", nil, &st)
+}
+
+// Attached lists the attachments that the instance knows.
+func (c *Client) Attached(ctx context.Context) (list []Attachment, err error) {
+	return list, c.call(ctx, "GET", "/v1/attached", nil, &list)
 }
 
 // Call posts q to a verb ("apply") and decodes the answer into a.
@@ -102,31 +120,15 @@ func request(ctx context.Context, method, path string, q any) (*http.Request, er
 // Exec runs a command in a pod on the caller's own descriptors and returns its
 // exit code. Cancelling ctx kills the command.
 func (c *Client) Exec(ctx context.Context, q ExecRequest, stdin, stdout, stderr *os.File) (int, error) {
-	conn, err := c.dial(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, br, err := c.upgrade(ctx, "/v1/exec", q)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	req, err := request(ctx, "POST", "/v1/exec", q)
-	if err != nil {
-		return 0, err
-	}
-	if err := req.Write(conn); err != nil {
-		return 0, err
-	}
-	br := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(br, req)
-	if err != nil {
-		return 0, err
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		msg, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
-		return 0, errors.New(strings.TrimSpace(string(msg)))
-	}
 	rights := unix.UnixRights(int(stdin.Fd()), int(stdout.Fd()), int(stderr.Fd()))
-	if _, _, err := conn.(*net.UnixConn).WriteMsgUnix([]byte{0}, rights, nil); err != nil {
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, rights, nil); err != nil {
 		return 0, fmt.Errorf("exec: %w", err)
 	}
 	var res ExecResult

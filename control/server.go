@@ -16,19 +16,23 @@ import (
 // Verbs are what a running instance can be asked. Each may be called from
 // several goroutines at once; an error becomes the client's message.
 type Verbs struct {
-	Status   func() Status
-	Apply    func(context.Context, ApplyRequest) (ApplyResult, error)
-	Delete   func(context.Context, ApplyRequest) (ApplyResult, error)
-	Get      func(GetRequest) (GetResult, error)
-	Trace    func(TraceRequest) (any, error)
-	Flows    func(FlowsRequest) (any, error)
-	Policy   func(PolicyRequest) (any, error)
-	DNS      func(DNSRequest) (any, error)
-	Exec     func(context.Context, ExecRequest, []*os.File) (int, error) // owns the files
-	Logs     func(context.Context, LogsRequest) (io.ReadCloser, error)
-	Capture  func(context.Context, CaptureRequest, io.Writer) error // writes pcapng until the context ends
-	Fault    func(FaultRequest) (string, error)                     // what is so now, for people
-	Shutdown func()                                                 // begins the teardown and returns
+	Status    func() Status
+	Apply     func(context.Context, ApplyRequest) (ApplyResult, error)
+	Delete    func(context.Context, ApplyRequest) (ApplyResult, error)
+	Get       func(GetRequest) (GetResult, error)
+	Trace     func(TraceRequest) (any, error)
+	Flows     func(FlowsRequest) (any, error)
+	Policy    func(PolicyRequest) (any, error)
+	DNS       func(DNSRequest) (any, error)
+	Exec      func(context.Context, ExecRequest, []*os.File) (int, error) // owns the files
+	Logs      func(context.Context, LogsRequest) (io.ReadCloser, error)
+	Capture   func(context.Context, CaptureRequest, io.Writer) error                    // writes pcapng until the context ends
+	Fault     func(FaultRequest) (string, error)                                        // what is so now, for people
+	Attach    func(context.Context, AttachRequest, func(AttachPlan) (NIC, error)) error // owns the file of the NIC
+	Detach    func(context.Context, DetachRequest) (DetachResult, error)
+	Attached  func() []Attachment
+	Readiness func() Readiness
+	Shutdown  func() // begins the teardown and returns
 }
 
 // Server answers on a unix socket.
@@ -59,6 +63,10 @@ func Listen(path string, verbs Verbs) (*Server, error) {
 	handle(mux, "POST /v1/policy", func(_ context.Context, q PolicyRequest) (any, error) { return verbs.Policy(q) })
 	handle(mux, "POST /v1/dns", func(_ context.Context, q DNSRequest) (any, error) { return verbs.DNS(q) })
 	handle(mux, "POST /v1/fault", func(_ context.Context, q FaultRequest) (string, error) { return verbs.Fault(q) })
+	handle(mux, "POST /v1/detach", verbs.Detach)
+	mux.HandleFunc("GET /v1/attached", func(w http.ResponseWriter, r *http.Request) { answer(w, verbs.Attached(), nil) })
+	mux.HandleFunc("GET /v1/attachable", func(w http.ResponseWriter, r *http.Request) { answer(w, verbs.Readiness(), nil) })
+	mux.HandleFunc("POST /v1/attach", s.attach)
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("POST /v1/logs", s.logs)
 	mux.HandleFunc("POST /v1/capture", s.capture)
@@ -187,15 +195,12 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	c, _, err := http.NewResponseController(w).Hijack()
+	uc, err := hijack(w, "podgate-exec")
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	defer c.Close()
-	uc := c.(*net.UnixConn)
-	fmt.Fprintf(uc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: podgate-exec\r\n\r\n")
-	files, err := receiveFiles(uc, 3)
+	defer uc.Close()
+	_, files, err := receiveRights(uc, make([]byte, 1), 3)
 	if err != nil {
 		return
 	}
@@ -212,15 +217,16 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(uc).Encode(res)
 }
 
-func receiveFiles(c *net.UnixConn, n int) ([]*os.File, error) {
+// receiveRights reads a message that brings n descriptors, which are the caller's.
+func receiveRights(c *net.UnixConn, msg []byte, n int) (int, []*os.File, error) {
 	oob := make([]byte, unix.CmsgSpace(4*n))
-	_, oobn, _, _, err := c.ReadMsgUnix(make([]byte, 1), oob)
+	read, oobn, _, _, err := c.ReadMsgUnix(msg, oob)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	var files []*os.File
 	for _, m := range msgs {
@@ -230,14 +236,14 @@ func receiveFiles(c *net.UnixConn, n int) ([]*os.File, error) {
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "exec"))
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
 	}
 	if len(files) != n {
 		for _, f := range files {
 			f.Close()
 		}
-		return nil, fmt.Errorf("exec: %d descriptors came, want %d", len(files), n)
+		return 0, nil, fmt.Errorf("%d descriptors came, want %d", len(files), n)
 	}
-	return files, nil
+	return read, files, nil
 }

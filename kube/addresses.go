@@ -30,6 +30,14 @@ func nth(p netip.Prefix, offset uint64) netip.Addr {
 	return a
 }
 
+// offsetIn is nth undone: how far an address of a CIDR is from its network
+// address. Where that is 2^32 or more there is no such offset.
+func offsetIn(p netip.Prefix, a netip.Addr) (uint64, bool) {
+	base, b := p.Masked().Addr().As16(), a.As16()
+	offset := binary.BigEndian.Uint64(b[8:]) - binary.BigEndian.Uint64(base[8:])
+	return offset, p.Contains(a) && offset>>32 == 0 && nth(p, offset) == a
+}
+
 // offsets is how many offsets of a CIDR can be used: the last address of an IPv4
 // network is its broadcast address, and 2^32 is enough for anybody.
 func offsets(p netip.Prefix) uint64 {
@@ -44,37 +52,74 @@ func offsets(p netip.Prefix) uint64 {
 // in rising order: an address that was given back is not used again before all
 // others were.
 type podAddresses struct {
+	cidrs       []netip.Prefix
 	next, limit uint64
-	used        map[uint64]bool
+	used        map[uint64]int // addresses in use at an offset: one a family at most
 }
 
 func newPodAddresses(cidrs []netip.Prefix) *podAddresses {
-	a := &podAddresses{next: FirstPodOffset, limit: 1 << 32, used: map[uint64]bool{}}
+	a := &podAddresses{cidrs: cidrs, next: FirstPodOffset, limit: 1 << 32, used: map[uint64]int{}}
 	for _, p := range cidrs {
 		a.limit = min(a.limit, offsets(p))
 	}
 	return a
 }
 
-var errPodAddresses = errors.New("every address of the pod CIDRs is in use")
+// ErrNoAddress is why a pod has none.
+var ErrNoAddress = errors.New("every address of the pod CIDRs is in use")
 
-func (a *podAddresses) take() (uint64, error) {
+// take finds one address of each family.
+func (a *podAddresses) take() (addrs []netip.Addr, err error) {
 	if uint64(len(a.used)) >= a.limit-FirstPodOffset {
-		return 0, errPodAddresses
+		return nil, ErrNoAddress
 	}
 	for {
 		offset := a.next
 		if a.next++; a.next >= a.limit {
 			a.next = FirstPodOffset
 		}
-		if !a.used[offset] {
-			a.used[offset] = true
-			return offset, nil
+		if a.used[offset] == 0 {
+			for _, c := range a.cidrs {
+				addrs = append(addrs, nth(c, offset))
+			}
+			a.used[offset] = len(addrs)
+			return addrs, nil
 		}
 	}
 }
 
-func (a *podAddresses) free(offset uint64) { delete(a.used, offset) }
+// reserve takes an address that somebody chose and nobody has, so that take does
+// not find it.
+func (a *podAddresses) reserve(addr netip.Addr) error {
+	for _, c := range a.cidrs {
+		if !c.Contains(addr) {
+			continue
+		}
+		offset, ok := offsetIn(c, addr)
+		if ok && (offset < FirstPodOffset || offset >= offsets(c)) {
+			return fmt.Errorf("address %s is the gateway's own, or none of a host, in %s", addr, c)
+		}
+		if ok && offset < a.limit {
+			a.used[offset]++
+		}
+	}
+	return nil
+}
+
+// free gives back addresses that take or reserve gave.
+func (a *podAddresses) free(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		for _, c := range a.cidrs {
+			offset, ok := offsetIn(c, addr)
+			if !ok || a.used[offset] == 0 {
+				continue
+			}
+			if a.used[offset]--; a.used[offset] == 0 {
+				delete(a.used, offset)
+			}
+		}
+	}
+}
 
 // serviceAddresses are the ClusterIPs of one family. Addresses that nobody asked
 // for come from above the static band, which is left to those who do ask

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"net/netip"
 	"runtime"
 	"slices"
 
@@ -25,12 +26,12 @@ const arch = runtime.GOARCH
 type podRecord struct {
 	name     Name
 	owner    key
-	revision string // of the template that it was made from
-	offset   uint64 // of its addresses in the pod CIDRs, 0 if it has none of its own
-	ordinal  int    // in a StatefulSet
-	seq      uint64 // rises with age falling
-	attached bool   // the runtime has it
-	local    bool   // built in
+	revision string       // of the template that it was made from
+	addrs    []netip.Addr // none of its own: the node's
+	ordinal  int          // in a StatefulSet
+	seq      uint64       // rises with age falling
+	attached bool         // the runtime has it
+	local    bool         // built in
 }
 
 func (p *podRecord) compare(q *podRecord) int { return cmp.Compare(p.seq, q.seq) }
@@ -53,10 +54,10 @@ func (s *Store) makePod(b blueprint) bool {
 		s.starved[b.owner] = true // of a name
 		return false
 	}
-	var offset uint64
+	var addrs []netip.Addr
 	if !b.spec.HostNetwork {
 		var err error
-		if offset, err = s.podAddresses.take(); err != nil {
+		if addrs, err = s.podAddresses.take(); err != nil {
 			s.starved[b.owner] = true
 			p := Problem{Kind: "Pod", Object: b.name, Err: err.Error()}
 			if !slices.Equal(s.problems[k], []Problem{p}) {
@@ -74,9 +75,9 @@ func (s *Store) makePod(b blueprint) bool {
 	pod.CreationTimestamp = s.now()
 	pod.Generation = 1
 	pod.Spec.NodeName = s.cfg.NodeName
-	pod.Status = s.firstStatus(offset)
+	pod.Status = s.firstStatus(addrs)
 	s.addPod(&podRecord{
-		name: b.name, owner: b.owner, revision: b.revision, offset: offset, ordinal: b.ordinal, seq: s.births,
+		name: b.name, owner: b.owner, revision: b.revision, addrs: addrs, ordinal: b.ordinal, seq: s.births,
 	}, pod)
 	return true
 }
@@ -92,7 +93,7 @@ func (s *Store) addPod(r *podRecord, pod *corev1.Pod) {
 }
 
 // firstStatus is that of a pod that was given its addresses and no more.
-func (s *Store) firstStatus(offset uint64) corev1.PodStatus {
+func (s *Store) firstStatus(addrs []netip.Addr) corev1.PodStatus {
 	now := s.now()
 	condition := func(t corev1.PodConditionType, status corev1.ConditionStatus, reason string) corev1.PodCondition {
 		return corev1.PodCondition{Type: t, Status: status, Reason: reason, LastTransitionTime: now}
@@ -106,18 +107,22 @@ func (s *Store) firstStatus(offset uint64) corev1.PodStatus {
 			condition(corev1.PodScheduled, corev1.ConditionTrue, ""),
 		},
 	}
-	s.setAddresses(&st, offset)
+	s.setAddresses(&st, addrs)
 	return st
 }
 
 // setAddresses writes the addresses of a pod, those of the node if it has none
 // of its own, and those of the node.
-func (s *Store) setAddresses(st *corev1.PodStatus, offset uint64) {
+func (s *Store) setAddresses(st *corev1.PodStatus, addrs []netip.Addr) {
 	st.PodIPs, st.HostIPs = nil, nil
-	for _, a := range s.cfg.Addrs(cmp.Or(offset, GatewayOffset)) {
+	node := s.cfg.Addrs(GatewayOffset)
+	if len(addrs) == 0 {
+		addrs = node
+	}
+	for _, a := range addrs {
 		st.PodIPs = append(st.PodIPs, corev1.PodIP{IP: a.String()})
 	}
-	for _, a := range s.cfg.Addrs(GatewayOffset) {
+	for _, a := range node {
 		st.HostIPs = append(st.HostIPs, corev1.HostIP{IP: a.String()})
 	}
 	st.PodIP, st.HostIP = st.PodIPs[0].IP, st.HostIPs[0].IP
@@ -178,9 +183,7 @@ func (s *Store) removePod(r *podRecord) {
 	pod := s.next.pods.m[r.name]
 	s.unindexPod(pod)
 	s.next.pods.delete(r.name)
-	if r.offset != 0 {
-		s.podAddresses.free(r.offset)
-	}
+	s.podAddresses.free(r.addrs)
 	for k := range s.starved {
 		s.dirtyWorkloads[k] = true
 	}
@@ -208,9 +211,9 @@ func (s *Store) SetPodStatus(name Name, uid string, status corev1.PodStatus) {
 	}
 	r.attached = true
 	status = *status.DeepCopy()
-	s.setAddresses(&status, r.offset)
+	s.setAddresses(&status, r.addrs)
 	if !slices.ContainsFunc(status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled }) {
-		status.Conditions = append(status.Conditions, s.firstStatus(r.offset).Conditions[3])
+		status.Conditions = append(status.Conditions, s.firstStatus(r.addrs).Conditions[3])
 	}
 	for i := range status.Conditions {
 		c := &status.Conditions[i]
@@ -279,7 +282,17 @@ func (s *Store) localPod(n Name, offset uint64, labels map[string]string, ports 
 	pod.UID = s.newUID(key{"Pod", n})
 	pod.CreationTimestamp = s.now()
 	pod.Spec.NodeName = s.cfg.NodeName
-	pod.Status = s.firstStatus(offset)
+	pod.Status = s.firstStatus(s.cfg.Addrs(offset))
+	s.runs(pod)
+	return pod
+}
+
+func (s *Store) addLocalPod(pod *corev1.Pod) {
+	s.addPod(&podRecord{name: nameOf(pod), seq: s.births, local: true}, pod)
+}
+
+// runs makes the one container of a pod that no runtime has run, and be ready.
+func (s *Store) runs(pod *corev1.Pod) {
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.StartTime = new(s.now())
 	for i := range pod.Status.Conditions {
@@ -287,14 +300,9 @@ func (s *Store) localPod(n Name, offset uint64, labels map[string]string, ports 
 		pod.Status.Conditions[i].Reason = ""
 	}
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{
-		Name: n.Name, Image: "podgate", Ready: true, Started: new(true),
+		Name: pod.Spec.Containers[0].Name, Image: pod.Spec.Containers[0].Image, Ready: true, Started: new(true),
 		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: s.now()}},
 	}}
-	return pod
-}
-
-func (s *Store) addLocalPod(pod *corev1.Pod) {
-	s.addPod(&podRecord{name: nameOf(pod), seq: s.births, local: true}, pod)
 }
 
 // fingerprint is a short name for a value, in letters that make no words.

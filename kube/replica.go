@@ -13,9 +13,9 @@ package kube
 // step back as soon as it has one. The DNS Service is answered by the built-in
 // pod unless it has a selector: then by what that selects.
 //
-// A pod that was attached before its addresses are in its status has those that
-// it was attached with, so that policies and Services know it from its first
-// packet on.
+// A pod of this node has the addresses that it was attached with, also before its
+// status says so, so that policies and Services know it from its first packet on.
+// One that was attached and is not in the API has a stand-in too.
 
 import (
 	"maps"
@@ -143,10 +143,12 @@ func (s *Store) drop(k key) {
 	shelf.drop(k.name)
 }
 
-// lendAddresses gives a pod that has none in its status those it was attached with.
+// lendAddresses gives a pod of this node the addresses it was attached with: its
+// status has them later, or those of a sandbox that it had before.
 func (s *Store) lendAddresses(pod *corev1.Pod) bool {
 	addrs := s.replica.attached[nameOf(pod)]
-	if len(pod.Status.PodIPs) > 0 || len(addrs) == 0 || pod.Spec.NodeName != s.cfg.NodeName || isFinished(pod) {
+	same := slices.EqualFunc(pod.Status.PodIPs, addrs, func(p corev1.PodIP, a netip.Addr) bool { return p.IP == a.String() })
+	if same || len(addrs) == 0 || pod.Spec.NodeName != s.cfg.NodeName || isFinished(pod) {
 		return false
 	}
 	pod.Status.PodIPs = nil

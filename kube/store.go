@@ -320,6 +320,10 @@ func (s *Store) delete(o Object) Change {
 		change.Action = Rejected
 		change.Problems = []Problem{{Kind: k.kind, Object: k.name, Err: "forbidden: built into podgate, it may not be deleted"}}
 		return change
+	case k.kind == "Pod" && r == nil && s.pods[k.name] != nil && s.pods[k.name].owner.kind == attachment:
+		change.Action = Rejected
+		change.Problems = []Problem{{Kind: k.kind, Object: k.name, Err: "forbidden: it is attached from outside; who attached it detaches it"}}
+		return change
 	case r != nil && k.kind == "Namespace":
 		for other := range s.records {
 			if other.name.Namespace == k.name.Name {

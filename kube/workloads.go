@@ -31,6 +31,9 @@ import (
 
 func (s *Store) reconcileWorkload(k key) {
 	r := s.records[k]
+	if k.kind == attachment {
+		return // its pod goes with Detach
+	}
 	if r == nil {
 		for n := range s.owned[k] {
 			s.deletePod(n)

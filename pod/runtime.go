@@ -152,7 +152,7 @@ func (r *Runtime) reconcile() {
 		}
 	}
 	for name, p := range r.state.Pods {
-		if _, local := p.Annotations[kube.LocalAnnotation]; local {
+		if kube.IsLocal(p) || kube.IsAttached(p) {
 			continue
 		}
 		w := r.pods[name]

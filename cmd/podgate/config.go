@@ -65,6 +65,7 @@ type config struct {
 	Health         netip.AddrPort // of /healthz and /readyz
 	Drain          time.Duration
 	LogLevel       string
+	StateDir       string
 	ReadyTimeout   time.Duration
 	Images         map[string][]string
 }
@@ -262,6 +263,10 @@ var settings = []setting{
 	{"log.level", "info", "least level that is logged: debug, info, warn, error", func(c *config, v string) (err error) {
 		c.LogLevel, err = oneOf(v, "debug", "info", "warn", "error")
 		return err
+	}},
+	{"state.dir", "", "folder that remembers attachments of CNI while the gateway is not running; /var/lib/podgate for root, else podgate below $XDG_STATE_HOME", func(c *config, v string) error {
+		c.StateDir = v
+		return nil
 	}},
 	{"images", "podgate.dev/workload: [podgate, workload]", "which command stands for an image (a map; podgate.yaml only)", nil},
 }

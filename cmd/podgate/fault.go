@@ -26,6 +26,8 @@ var faultFlags = []struct{ key, usage string }{
 	{"reorder", "packets that others overtake, in `PERCENT`"},
 	{"corrupt", "packets of which a bit is flipped, in `PERCENT`"},
 	{"rate", "bits a second, such as 8mbit: `RATE`"},
+	{"rate-from", "bits a second from the pod, whatever the direction: `RATE`"},
+	{"queue", "how long packets may wait for the rate before they are lost, a `DURATION`"},
 	{"direction", "`to` the pod, from it, or both"},
 }
 

@@ -60,6 +60,9 @@ type gateway struct {
 	cluster  *cluster     // nil: what is desired comes from manifests
 	control  *control.Server
 
+	attachments attachments // of namespaces that are somebody else's
+	stateDir    string      // where they are written down
+
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -119,6 +122,7 @@ func startGateway(name string, cfg config, log *slog.Logger, from source) (_ *ga
 	cfg.Kube = cfg.Kube.WithDefaults()
 	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), names: &policy.Names{}, ports: map[kube.Name]flow.PortID{}, faults: map[kube.Name]string{}}
 	g.changed = sync.NewCond(&g.mu)
+	g.attachments = attachments{all: map[control.Endpoint]*attachment{}, byPod: map[kube.Name]*attachment{}, opened: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
 	defer func() {
@@ -128,6 +132,8 @@ func startGateway(name string, cfg config, log *slog.Logger, from source) (_ *ga
 	}()
 
 	g.store = from.store(cfg.Kube)
+	g.stateDir = stateDir(cfg, name)
+	g.restore()
 	own := ownAddrs(cfg.Kube.PodCIDRs)
 	upstreams := cfg.Upstreams
 	if len(upstreams) == 0 {
@@ -147,6 +153,12 @@ func startGateway(name string, cfg config, log *slog.Logger, from source) (_ *ga
 		return nil, err
 	}
 	g.wg.Go(func() { g.compileLoop(ctx) })
+	g.wg.Go(func() {
+		if from.awaitSynced(ctx) && g.enforce(ctx) == nil {
+			g.attachments.open()
+			g.reopen()
+		}
+	})
 	g.wg.Go(func() { g.fatal("control socket", g.control.Serve()) })
 	return g, nil
 }
@@ -155,6 +167,7 @@ func startGateway(name string, cfg config, log *slog.Logger, from source) (_ *ga
 type source interface {
 	store(kube.Config) *kube.Store
 	run(context.Context, *gateway) error // starts what keeps the store current
+	awaitSynced(context.Context) bool    // until the store is complete for the first time
 }
 
 // manifests are files, whose pods are run here.
@@ -163,6 +176,8 @@ type manifests struct {
 	objs     *kube.Manifests
 	problems []kube.Problem
 }
+
+func (manifests) awaitSynced(context.Context) bool { return true }
 
 func (manifests) store(cfg kube.Config) *kube.Store { return kube.NewStore(cfg, time.Now) }
 

@@ -6,27 +6,21 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"podgate/control"
 )
 
 var instanceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
 
-// instanceDir is where an instance keeps its socket, lock and pods' files:
-// below $XDG_RUNTIME_DIR, or below /tmp in a folder of the user's own.
+// instanceDir is where an instance keeps its socket, lock and pods' files.
 func instanceDir(name string) (string, error) {
 	if !instanceName.MatchString(name) {
 		return "", usageError{fmt.Errorf("--name %q: must be at most 32 lower-case letters, digits and dashes", name)}
 	}
-	base := os.Getenv("XDG_RUNTIME_DIR")
-	if base == "" {
-		base = filepath.Join(os.TempDir(), "podgate-"+strconv.Itoa(os.Getuid()))
-	} else {
-		base = filepath.Join(base, "podgate")
-	}
-	return filepath.Join(base, name), nil
+	return control.InstanceDir(name), nil
 }
 
 func socketPath(dir string) string { return filepath.Join(dir, "control.sock") }

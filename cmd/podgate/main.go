@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"podgate/cni"
 	"podgate/control"
 	"podgate/pod"
 )
@@ -20,6 +22,9 @@ import (
 func main() {
 	if pod.IsKeeper() {
 		os.Exit(pod.KeeperMain())
+	}
+	if filepath.Base(os.Args[0]) == "podgate-cni" { // installed as a link
+		os.Exit(cni.Main("podgate " + version() + " as a CNI plugin"))
 	}
 	os.Exit(run(os.Args[1:]))
 }

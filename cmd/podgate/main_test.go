@@ -11,19 +11,30 @@ import (
 	"testing"
 	"time"
 
+	cnitool "github.com/containernetworking/cni/cnitool/cmd"
+
+	"podgate/cni"
 	"podgate/pod"
 	"podgate/stack/link/nstest"
 )
 
 // TestMain makes this binary podgate itself wherever it is started under that
-// name, as keeper or by the tests; the tests run in a network namespace of
-// their own.
+// name, as keeper or by the tests, its CNI plugin, or cnitool; the tests run in a
+// network namespace of their own.
 func TestMain(m *testing.M) {
 	if pod.IsKeeper() {
 		os.Exit(pod.KeeperMain())
 	}
-	if filepath.Base(os.Args[0]) == "podgate" {
+	switch filepath.Base(os.Args[0]) {
+	case "podgate":
 		os.Exit(run(os.Args[1:]))
+	case "podgate-cni":
+		os.Exit(cni.Main("test"))
+	case "cnitool":
+		if cnitool.Execute() != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	nstest.Main(m)
 }
@@ -43,14 +54,17 @@ func newShell(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(self, filepath.Join(bin, "podgate")); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"podgate", "podgate-cni", "cnitool"} {
+		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &shell{t, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "XDG_RUNTIME_DIR="+runtime), root}
+	return &shell{t, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",
+		"XDG_RUNTIME_DIR="+runtime, "XDG_STATE_HOME="+t.TempDir(), "CNI_PATH="+bin+":/usr/lib/cni"), root}
 }
 
 // in is the same shell, failing another test.

@@ -248,6 +248,11 @@ func logLevel(s string) (l slog.Level) {
 func (g *gateway) awaitPods(ctx context.Context, say func(string)) error {
 	tick, cancel := g.store.Subscribe()
 	defer cancel()
+	select {
+	case <-g.attachments.opened: // for CNI too it is up then
+	case <-ctx.Done():
+		return cmpErr(g.failure(), ctx.Err())
+	}
 	attachBy := time.NewTimer(g.cfg.ReadyTimeout)
 	defer attachBy.Stop()
 	var readyBy <-chan time.Time

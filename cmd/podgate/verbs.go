@@ -44,6 +44,12 @@ func (g *gateway) verbs() control.Verbs {
 		Logs:     g.logs,
 		Capture:  g.capture,
 		Fault:    g.fault,
+		Attach:   g.attachOutside,
+		Detach:   g.detachVerb,
+		Attached: g.listAttached,
+		Readiness: func() control.Readiness {
+			return control.Readiness{Ready: g.attachments.isOpen(), Free: g.store.FreePodAddresses(), Waiting: g.attachments.waiting()}
+		},
 		Shutdown: g.shutdown,
 	}
 }
@@ -339,6 +345,9 @@ func (g *gateway) exec(ctx context.Context, q control.ExecRequest, files []*os.F
 	if kube.IsLocal(p) {
 		return 1, fmt.Errorf("pod %s/%s is part of the gateway itself: nothing can be run in it", q.Namespace, q.Pod)
 	}
+	if kube.IsAttached(p) {
+		return 1, fmt.Errorf("pod %s/%s is attached from outside: what runs in it is not podgate's", q.Namespace, q.Pod)
+	}
 	if g.pods == nil {
 		return 1, errElsewhere("kubectl exec")
 	}
@@ -349,8 +358,12 @@ func (g *gateway) exec(ctx context.Context, q control.ExecRequest, files []*os.F
 }
 
 func (g *gateway) logs(_ context.Context, q control.LogsRequest) (io.ReadCloser, error) {
-	if _, err := findPod(g.store.State(), q.Namespace, q.Pod); err != nil {
+	p, err := findPod(g.store.State(), q.Namespace, q.Pod)
+	if err != nil {
 		return nil, err
+	}
+	if kube.IsAttached(p) {
+		return nil, fmt.Errorf("pod %s/%s is attached from outside: its output is not podgate's", q.Namespace, q.Pod)
 	}
 	if g.pods == nil {
 		return nil, errElsewhere("kubectl logs")

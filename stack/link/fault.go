@@ -19,6 +19,8 @@ type Faults struct {
 	Delay     time.Duration
 	Jitter    time.Duration // Delay is this much more or less, in order
 	Rate      int64         // bits a second; 0: no limit
+	RateFrom  int64         // likewise of what comes from the pod, whatever Way is
+	Queue     time.Duration // how long packets may wait for the rate; 0: until memory ends
 	Way       Way
 }
 
@@ -38,7 +40,7 @@ var ways = [...]string{"to", "from", "both"}
 const reorderBy = 10 * time.Millisecond
 
 // None says whether nothing at all is wrong.
-func (f Faults) None() bool { f.Way = 0; return f == Faults{} }
+func (f Faults) None() bool { f.Way, f.Queue = 0, 0; return f == Faults{} }
 
 // String is what ParseFaults reads.
 func (f Faults) String() string {
@@ -62,6 +64,12 @@ func (f Faults) String() string {
 	if f.Rate != 0 {
 		add("rate", strconv.FormatInt(f.Rate, 10))
 	}
+	if f.RateFrom != 0 {
+		add("rate-from", strconv.FormatInt(f.RateFrom, 10))
+	}
+	if f.Queue != 0 && len(s) > 0 {
+		add("queue", f.Queue.String())
+	}
 	if f.Way != ToPod && len(s) > 0 {
 		add("direction", ways[f.Way])
 	}
@@ -70,8 +78,9 @@ func (f Faults) String() string {
 
 // ParseFaults reads a list such as "loss=10%,delay=20ms,rate=8mbit". Its keys
 // are loss, duplicate, reorder and corrupt (a percentage), delay and jitter (a
-// duration), rate (bits a second, with kbit, mbit or gbit) and direction (to
-// the pod, from it, or both). The empty text is no fault.
+// duration), rate and rate-from (bits a second, with kbit, mbit or gbit), queue
+// (a duration) and direction (to the pod, from it, or both). The empty text is no
+// fault.
 func ParseFaults(text string) (f Faults, err error) {
 	for _, item := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }) {
 		key, value, _ := strings.Cut(item, "=")
@@ -99,6 +108,10 @@ func (f *Faults) Set(key, value string) (err error) {
 		f.Jitter, err = parseDelay(value)
 	case "rate":
 		f.Rate, err = parseRate(value)
+	case "rate-from":
+		f.RateFrom, err = parseRate(value)
+	case "queue":
+		f.Queue, err = parseDelay(value)
 	case "direction":
 		for w, name := range ways {
 			if name == value {
@@ -108,7 +121,7 @@ func (f *Faults) Set(key, value string) (err error) {
 		}
 		err = fmt.Errorf("%q is none of to, from, both", value)
 	default:
-		return fmt.Errorf("fault %q: known are loss, delay, jitter, duplicate, reorder, corrupt, rate and direction", key)
+		return fmt.Errorf("fault %q: known are loss, delay, jitter, duplicate, reorder, corrupt, rate, rate-from, queue and direction", key)
 	}
 	if err != nil {
 		return fmt.Errorf("fault %s: %w", key, err)
@@ -174,6 +187,9 @@ func (l *line) add(f *Faults, rng *rand.Rand, frame []byte, size int, now int64)
 		at = max(now, at+rng.Int64N(2*int64(f.Jitter)+1)-int64(f.Jitter))
 	}
 	if f.Rate > 0 {
+		if f.Queue > 0 && l.busy-at > int64(f.Queue) {
+			return false
+		}
 		at = max(at, l.busy)
 		at += int64(float64(size) * 8e9 / float64(f.Rate))
 		l.busy = at

@@ -97,12 +97,15 @@ func (d *Faulty) WriteBatch(frames []packet.Frame) (int, error) {
 
 // ReadBatch implements Device.
 func (d *Faulty) ReadBatch(bufs []packet.Frame) (int, error) {
-	if d.faults.Way == ToPod && len(d.from.frames) == 0 {
-		return d.Device.ReadBatch(bufs)
-	}
 	f := d.faults
 	if f.Way == ToPod {
-		f = Faults{}
+		f = Faults{Queue: f.Queue}
+	}
+	if d.faults.RateFrom != 0 {
+		f.Rate = d.faults.RateFrom
+	}
+	if f.None() && len(d.from.frames) == 0 {
+		return d.Device.ReadBatch(bufs)
 	}
 	if d.read[0] == nil {
 		for i := range d.read {

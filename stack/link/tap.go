@@ -78,6 +78,35 @@ func CreateTAP(name string, mtu int) (fd int, err error) {
 	return fd, nil
 }
 
+// KeepTAP lets the interface of a descriptor outlive it, until ReopenTAP or the
+// end of its network namespace; without a descriptor it has no carrier.
+func KeepTAP(fd int) error {
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
+		return fmt.Errorf("keep TAP: TUNSETPERSIST: %w", err)
+	}
+	return nil
+}
+
+// ReopenTAP is CreateTAP for an interface that KeepTAP kept. It is as it was:
+// addresses, routes, connections. It goes with the new descriptor.
+func ReopenTAP(name string) (fd int, err error) {
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return -1, fmt.Errorf("reopen TAP %q: %w", name, err)
+	}
+	if _, err := netlink.LinkByName(name); err != nil { // TUNSETIFF would make it
+		return -1, fmt.Errorf("reopen TAP %s: %w", name, err)
+	}
+	if fd, err = openTun(); err != nil {
+		return -1, err
+	}
+	if err := attach(fd, req); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("reopen TAP %s: %w", name, err)
+	}
+	return fd, nil
+}
+
 func openTun() (int, error) {
 	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {

@@ -88,6 +88,7 @@ func TestImports(t *testing.T) {
 		"dns":          {"kube"},
 		"ingress":      {"kube"},
 		"kube":         {"kube"},
+		"cni":          {"control", "stack/link"},
 		"stack":        {"stack/packet", "stack/flow", "stack/link", "nat", "policy", "kube"},
 	}
 	// Who may import what is not ours.
