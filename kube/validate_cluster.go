@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
+	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -15,7 +17,8 @@ import (
 
 const maxClusterRules = 25 // rules of a direction, and items of each list in them
 
-var domainName = regexp.MustCompile(`^(\*\.)?([a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?$`)
+// domainName is the definition's, also where it says A-z: labels may begin with _.
+var domainName = regexp.MustCompile(`^(\*\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?$`)
 
 func validateClusterNetworkPolicy(s *policyv1alpha2.ClusterNetworkPolicySpec, spec *field.Path) field.ErrorList {
 	errs := oneOf(s.Tier, spec.Child("tier"), policyv1alpha2.AdminTier, policyv1alpha2.BaselineTier)
@@ -60,8 +63,9 @@ func validateEgressPeer(p *policyv1alpha2.ClusterNetworkPolicyEgressPeer, action
 	if p.Networks != nil {
 		errs = append(errs, between1And25(len(p.Networks), at.Child("networks"))...)
 	}
+	errs = append(errs, unique(p.Networks, at.Child("networks"))...)
 	for i, n := range p.Networks {
-		if _, err := netip.ParsePrefix(string(n)); err != nil {
+		if cidr, err := netip.ParsePrefix(string(n)); err != nil || cidr.Addr().Is4In6() {
 			errs = append(errs, field.Invalid(at.Child("networks").Index(i), n, "Invalid CIDR format provided"))
 		}
 	}
@@ -71,6 +75,7 @@ func validateEgressPeer(p *policyv1alpha2.ClusterNetworkPolicyEgressPeer, action
 			errs = append(errs, field.Forbidden(at.Child("domainNames"), "domainNames is only supported for Accept rules"))
 		}
 	}
+	errs = append(errs, unique(p.DomainNames, at.Child("domainNames"))...)
 	for i, n := range p.DomainNames {
 		if !domainName.MatchString(string(n)) {
 			errs = append(errs, field.Invalid(at.Child("domainNames").Index(i), n, "must be a domain name, of which the first label may be *"))
@@ -94,7 +99,7 @@ func validatePodsPeer(namespaces *metav1.LabelSelector, pods *policyv1alpha2.Nam
 }
 
 func validateClusterRule(name string, action policyv1alpha2.ClusterNetworkPolicyRuleAction, protocols []policyv1alpha2.ClusterNetworkPolicyProtocol, at *field.Path) (errs field.ErrorList) {
-	if len(name) > 100 {
+	if utf8.RuneCountInString(name) > 100 {
 		errs = append(errs, field.TooLong(at.Child("name"), "", 100))
 	}
 	errs = append(errs, oneOf(action, at.Child("action"), policyv1alpha2.ClusterNetworkPolicyRuleActionAccept,
@@ -150,6 +155,16 @@ func exactlyOne(at *field.Path, set ...bool) field.ErrorList {
 		return field.ErrorList{field.Forbidden(at, "exactly one field must be set")}
 	}
 	return nil
+}
+
+// unique says which items of a list that is a set are there twice.
+func unique[T ~string](list []T, at *field.Path) (errs field.ErrorList) {
+	for i, s := range list {
+		if slices.Contains(list[:i], s) {
+			errs = append(errs, field.Duplicate(at.Index(i), s))
+		}
+	}
+	return errs
 }
 
 func atMost(n int, at *field.Path) field.ErrorList {

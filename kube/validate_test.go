@@ -139,23 +139,28 @@ func TestValidation(t *testing.T) {
 		{"class", "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: s}\nspec: {controller: x}", "spec.controller: Invalid value"},
 		{"namespace name", "apiVersion: v1\nkind: Namespace\nmetadata: {name: a.b}", `metadata.name: Invalid value: "a.b": must not contain dots`},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			s := testStore(Config{})
-			change := s.Apply(load(t, c.in))[0]
-			var got string
-			for _, p := range change.Problems {
-				got += p.Field + ": " + p.Err + "\n"
-			}
-			switch {
-			case c.want == "" && got != "":
-				t.Errorf("got %s, want no problem", got)
-			case c.want != "" && !strings.HasPrefix(got, c.want) && !strings.Contains(got, ": "+c.want):
-				t.Errorf("got\n%s\nwant\n%s", got, c.want)
-			case c.want != "" && strings.Count(got, "\n") != 1:
-				t.Errorf("got more than one problem:\n%s", got)
-			case c.want != "" && len(s.State().Problems) != 1:
-				t.Errorf("got problems %v in the state, want one", s.State().Problems)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { validates(t, c.in, c.want) })
+	}
+}
+
+// validates applies one object: want is how its only problem begins, or a part
+// of what it says; empty: there is none.
+func validates(t *testing.T, in, want string) {
+	t.Helper()
+	s := testStore(Config{})
+	change := s.Apply(load(t, in))[0]
+	var got string
+	for _, p := range change.Problems {
+		got += p.Field + ": " + p.Err + "\n"
+	}
+	switch {
+	case want == "" && got != "":
+		t.Errorf("got %s, want no problem", got)
+	case want != "" && !strings.HasPrefix(got, want) && !strings.Contains(got, ": "+want):
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	case want != "" && strings.Count(got, "\n") != 1:
+		t.Errorf("got more than one problem:\n%s", got)
+	case want != "" && len(s.State().Problems) != 1:
+		t.Errorf("got problems %v in the state, want one", s.State().Problems)
 	}
 }
