@@ -147,6 +147,24 @@ func TestTargetsNameWhatIsMeasured(t *testing.T) {
 					return id == "memory" || slices.ContainsFunc(dnsLoads, func(l dnsLoad) bool { return l.metric == load })
 				}
 			}
+			if bench == "ingress" {
+				names = nil
+				for _, d := range frontDoors {
+					names = append(names, (&frontDoor{name: d.name, routes: 1}).String(), (&frontDoor{name: d.name, routes: 1000}).String())
+				}
+				known = func(id string) bool {
+					return slices.ContainsFunc(ingressLoads, func(l ingressLoad) bool { return l.metric == id })
+				}
+			}
+			if bench == "policy" {
+				names = []string{""}
+				for _, n := range policySizes {
+					names = append(names, policySystemName(policyPodgate, n), policySystemName(policyKernel, n))
+				}
+				known = func(id string) bool {
+					return slices.ContainsFunc(policyColumns, func(c policyColumn) bool { return c.metric == id })
+				}
+			}
 			if !slices.Contains(names, x.System) || !slices.Contains(names, x.To) {
 				t.Errorf("%s: no system %q or %q", bench, x.System, x.To)
 			}

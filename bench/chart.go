@@ -20,27 +20,46 @@ const (
 // colors tell the kernel's bars from podgate's.
 var colors = map[bool]string{true: "#2b6cb0", false: "#9aa5b1"}
 
+// panel is bars that can be compared.
+type panel struct {
+	title string
+	bars  []bar
+}
+
+type bar struct {
+	label   string
+	value   float64
+	format  string // of the value
+	podgate bool
+}
+
 // chart draws one panel of bars for every metric and MTU.
 func (r *report) chart(w io.Writer) {
-	type panel struct {
-		metric metric
-		mtu    int
-		cells  []*cell
-	}
 	var panels []panel
-	height := 30
 	for _, m := range metrics {
+		better := "more is better"
+		if m.smaller {
+			better = "less is better"
+		}
 		for _, mtu := range r.mtus() {
-			p := panel{metric: m, mtu: mtu}
+			p := panel{title: fmt.Sprintf("%s, %s, MTU %d (%s)", m.title, m.unit, mtu, better)}
 			for _, name := range r.rows(mtu) {
 				if c := r.cell(name, mtu, m.id); c != nil {
-					p.cells = append(p.cells, c)
+					p.bars = append(p.bars, bar{name, c.Median, fmt.Sprintf("%%.1f  (x %.2f)", c.ToBridge), name != bridgeName && name != iptablesName})
 				}
 			}
-			if len(p.cells) > 0 {
-				panels = append(panels, p)
-				height += panelHead + len(p.cells)*barStep + panelFoot
-			}
+			panels = append(panels, p)
+		}
+	}
+	r.draw(w, panels)
+}
+
+// draw writes the panels that have bars as an SVG.
+func (r *report) draw(w io.Writer, panels []panel) {
+	height := 30
+	for _, p := range panels {
+		if len(p.bars) > 0 {
+			height += panelHead + len(p.bars)*barStep + panelFoot
 		}
 	}
 	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="sans-serif" font-size="12">
@@ -49,27 +68,23 @@ func (r *report) chart(w io.Writer) {
 `, chartWidth, height, html.EscapeString(fmt.Sprintf("%s, %d CPUs, Linux %s, %s", r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Started.Format("2006-01-02"))))
 	y := 30
 	for _, p := range panels {
-		better := "more is better"
-		if p.metric.smaller {
-			better = "less is better"
+		if len(p.bars) == 0 {
+			continue
 		}
-		fmt.Fprintf(w, `<text x="10" y="%d" font-weight="bold">%s, %s, MTU %d (%s)</text>`+"\n",
-			y+22, html.EscapeString(p.metric.title), p.metric.unit, p.mtu, better)
+		fmt.Fprintf(w, `<text x="10" y="%d" font-weight="bold">%s</text>`+"\n", y+22, html.EscapeString(p.title))
 		y += panelHead
 		most := 0.0
-		for _, c := range p.cells {
-			most = max(most, c.Median)
+		for _, b := range p.bars {
+			most = max(most, b.value)
 		}
-		for _, c := range p.cells {
+		for _, b := range p.bars {
 			length := 0.0
 			if most > 0 {
-				length = c.Median / most * (chartWidth - labelWidth - valueWidth)
+				length = b.value / most * (chartWidth - labelWidth - valueWidth)
 			}
-			podgate := c.System != bridgeName && c.System != iptablesName
-			fmt.Fprintf(w, `<text x="%d" y="%d" text-anchor="end">%s</text><rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d">%.1f  (x %.2f)</text>`+"\n",
-				labelWidth-8, y+12, html.EscapeString(c.System),
-				labelWidth, y, length, barHeight, colors[podgate],
-				labelWidth+length+6, y+12, c.Median, c.ToBridge)
+			fmt.Fprintf(w, `<text x="%d" y="%d" text-anchor="end">%s</text><rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d">%s</text>`+"\n",
+				labelWidth-8, y+12, html.EscapeString(b.label), labelWidth, y, length, barHeight, colors[b.podgate],
+				labelWidth+length+6, y+12, fmt.Sprintf(b.format, b.value))
 			y += barStep
 		}
 		y += panelFoot

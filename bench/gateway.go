@@ -32,20 +32,10 @@ func gateway(args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &g); err != nil {
 		return err
 	}
-	plane, err := stack.New(stack.Config{
-		GatewayAddrs: []netip.Addr{gatewayAddr},
-		LocalAddrs:   []netip.Addr{gatewayAddr},
-		PodCIDRs:     podCIDRs,
-		ServiceCIDRs: serviceCIDRs,
-		Log:          slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	plane, stop, err := startPlane()
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	ran := make(chan error, 1)
-	go func() { ran <- plane.Run(ctx) }()
 	for i, p := range g.Pods {
 		dev, err := p.open(3 + i)
 		if err != nil {
@@ -70,11 +60,31 @@ func gateway(args []string) error {
 	plane.Publish(stack.Input{Services: table})
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
-	stop()
-	if err := <-ran; !errors.Is(err, context.Canceled) {
-		return err
+	return stop()
+}
+
+// startPlane runs a data plane for processes under test, until stop.
+func startPlane() (plane *stack.Plane, stop func() error, err error) {
+	plane, err = stack.New(stack.Config{
+		GatewayAddrs: []netip.Addr{gatewayAddr},
+		LocalAddrs:   []netip.Addr{gatewayAddr},
+		PodCIDRs:     podCIDRs,
+		ServiceCIDRs: serviceCIDRs,
+		Log:          slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- plane.Run(ctx) }()
+	return plane, func() error {
+		cancel()
+		if err := <-ran; !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	}, nil
 }
 
 // state is a cluster of one Service with one endpoint.

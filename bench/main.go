@@ -3,6 +3,7 @@
 //
 //	go run ./bench datapath              the whole table, about ten minutes
 //	go run ./bench services              1 to 30,000 Services, about three minutes
+//	go run ./bench policy                0 to 10,000 NetworkPolicies, about four minutes
 //	go run ./bench dns                   cluster DNS beside CoreDNS, about five minutes
 //	go run ./bench ingress               the front door beside nginx, HAProxy and Caddy, about six minutes
 //	go run ./bench datapath --quick      under a minute, noisier
@@ -59,6 +60,7 @@ var benches = map[string]func(options) (result, error){
 	"services": services,
 	"dns":      dnsBench,
 	"ingress":  ingressBench,
+	"policy":   policies,
 }
 
 // result is what a benchmark found.
@@ -102,7 +104,7 @@ func parse() (name string, o options) {
 		return err
 	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services|dns|ingress [--quick] [--check] [--out DIR] [--only PATTERN]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services|policy|dns|ingress [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])

@@ -185,20 +185,24 @@ func (r *report) print(w io.Writer) error {
 			return err
 		}
 	}
+	r.printMissing(w)
+	return nil
+}
+
+func (r *report) printMissing(w io.Writer) {
 	for _, a := range r.Missing {
 		fmt.Fprintf(w, "\nnot measured: %s: %s", a.System, a.Why)
 	}
 	if len(r.Missing) > 0 {
 		fmt.Fprintln(w)
 	}
-	return nil
 }
 
 //go:embed targets.yaml
 var targetsYAML []byte
 
 // target is a bound on the ratio of one cell to the same cell of another
-// system, as an issue names it.
+// system, as an issue names it, or, without that system, on the cell itself.
 type target struct {
 	System  string  `json:"system"`
 	MTU     int     `json:"mtu"`
@@ -233,6 +237,12 @@ func (r *report) short(bench string) ([]string, error) {
 			ratio = r.ratio(c, t.To)
 		}
 		switch {
+		case t.To == "" && c == nil:
+			short = append(short, name+": not measured")
+		case t.To == "":
+			if c.Median > t.AtMost {
+				short = append(short, fmt.Sprintf("%s: %.1f %s, wanted at most %.1f", name, c.Median, c.Unit, t.AtMost))
+			}
 		case ratio == 0:
 			short = append(short, fmt.Sprintf("%s: not measured against %s", name, t.To))
 		case t.AtLeast > 0 && ratio < t.AtLeast:

@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"podgate/stack/link"
 	"podgate/stack/link/ns"
@@ -145,25 +147,7 @@ func (r *rig) iptables(mtu int) error {
 		r.absent(iptablesName, mtu, "iptables-restore is missing; install it: apt-get install -y iptables")
 		return nil
 	}
-	client, server, err := r.hosts()
-	if err != nil {
-		return err
-	}
-	mid, err := r.ns("router")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(
-		wire(client, mid, "port0", mtu),
-		wire(server, mid, "port1", mtu),
-		client.Addr("eth0", netip.MustParsePrefix("10.244.1.4/24")),
-		server.Addr("eth0", netip.MustParsePrefix("10.244.2.5/24")),
-		mid.Addr("port0", netip.MustParsePrefix("10.244.1.1/24")),
-		mid.Addr("port1", netip.MustParsePrefix("10.244.2.1/24")),
-		client.Route(everything, netip.MustParseAddr("10.244.1.1")),
-		server.Route(everything, netip.MustParseAddr("10.244.2.1")),
-		mid.Sysctl("net.ipv4.ip_forward", "1"),
-	)
+	client, server, mid, err := r.router(mtu)
 	if err != nil {
 		return err
 	}
@@ -182,6 +166,48 @@ func (r *rig) iptables(mtu int) error {
 		target: serviceAddr, listen: netip.MustParseAddr("10.244.2.5"),
 	})
 	return nil
+}
+
+// router is a namespace in the kernel that routes between a client at 10.244.1.4
+// and a server at 10.244.2.5.
+func (r *rig) router(mtu int) (client, server, mid *ns.NS, err error) {
+	client, server, err = r.hosts()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if mid, err = r.ns("router"); err != nil {
+		return nil, nil, nil, err
+	}
+	return client, server, mid, errors.Join(
+		wire(client, mid, "port0", mtu),
+		wire(server, mid, "port1", mtu),
+		client.Addr("eth0", netip.MustParsePrefix("10.244.1.4/24")),
+		server.Addr("eth0", netip.MustParsePrefix("10.244.2.5/24")),
+		mid.Addr("port0", netip.MustParsePrefix("10.244.1.1/24")),
+		mid.Addr("port1", netip.MustParsePrefix("10.244.2.1/24")),
+		client.Route(everything, netip.MustParseAddr("10.244.1.1")),
+		server.Route(everything, netip.MustParseAddr("10.244.2.1")),
+		mid.Sysctl("net.ipv4.ip_forward", "1"),
+	)
+}
+
+// feed runs a tool that loads rules from its stdin, and says what that took. It
+// is given up after limit.
+func feed(mid *ns.NS, limit time.Duration, rules string, tool string, args ...string) (time.Duration, error) {
+	cmd := mid.Command(tool, args...)
+	cmd.Stdin = strings.NewReader(rules)
+	late := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+	defer late.Stop()
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	took := time.Since(start)
+	switch {
+	case took >= limit:
+		return took, fmt.Errorf("the rules were not loaded within %s", limit)
+	case err != nil:
+		return took, fmt.Errorf("%s: %v: %.200s", filepath.Base(tool), err, strings.TrimSpace(string(out)))
+	}
+	return took, nil
 }
 
 func podToPod(kind string) string     { return "podgate pod to pod, " + kind }

@@ -3,12 +3,10 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
-	"strings"
 	"time"
 
 	"podgate/stack/link/ns"
@@ -111,63 +109,21 @@ var serviceSystems = []struct {
 func podgateServices(n int, o options) (row serviceRow, err error) {
 	r := new(rig)
 	defer r.close()
-	client, server, err := r.hosts()
+	pods, err := r.pair("services-gateway", n)
 	if err != nil {
 		return row, err
 	}
-	kind := "TAP"
-	g := servicesSpec{N: n}
-	var files []*os.File
-	for i, host := range []*ns.NS{client, server} {
-		fd, err := r.eth0(host, kind, 1500)
-		if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) {
-			kind = "veth"
-			fd, err = r.eth0(host, kind, 1500)
-		}
-		if err != nil {
-			return row, err
-		}
-		f := os.NewFile(uintptr(fd), kind)
-		defer f.Close()
-		files = append(files, f)
-		pod := podSpec{Kind: kind, Name: host.Name, Addr: netip.AddrFrom4([4]byte{10, 244, 0, byte(4 + i)}), MTU: 1500}
-		err = errors.Join(host.MAC("eth0", pod.mac()), host.Addr("eth0", netip.PrefixFrom(pod.Addr, 16)), host.Route(everything, gatewayAddr))
-		if err != nil {
-			return row, err
-		}
-		g.Pods = append(g.Pods, pod)
-	}
-	if err := server.Addr("eth0", netip.MustParsePrefix("10.244.0.6/16"), netip.MustParsePrefix("10.244.0.7/16")); err != nil {
+	if err := pods.server.Addr("eth0", netip.MustParsePrefix("10.244.0.6/16"), netip.MustParsePrefix("10.244.0.7/16")); err != nil {
 		return row, err
 	}
-	spec, err := json.Marshal(g)
-	if err != nil {
-		return row, err
-	}
-	cmd := exec.Command("/proc/self/exe", "services-gateway", string(spec))
-	cmd.ExtraFiles, cmd.Stderr = files, os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return row, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return row, err
-	}
-	if err := cmd.Start(); err != nil {
-		return row, err
-	}
-	defer cmd.Wait()
-	defer in.Close() // is how it learns to end
-	lines := json.NewDecoder(out)
-	if err := lines.Decode(&row); err != nil {
+	if err := pods.out.Decode(&row); err != nil {
 		return row, fmt.Errorf("the gateway did not load: %w", err)
 	}
-	if row.Connect, err = connectServices(client, server, n, o.plan()); err != nil {
+	if row.Connect, err = connectServices(pods.client, pods.server, n, o.plan()); err != nil {
 		return row, err
 	}
-	fmt.Fprintln(in, "change")
-	return row, lines.Decode(&row.Change)
+	fmt.Fprintln(pods.in, "change")
+	return row, pods.out.Decode(&row.Change)
 }
 
 // kernelServices is the kernel with one tool's rules.
@@ -187,45 +143,14 @@ func (k *kernelServices) run(n int, o options) (row serviceRow, err error) {
 	}
 	r := new(rig)
 	defer r.close()
-	client, server, err := r.hosts()
+	client, server, mid, err := r.router(1500)
+	if err == nil {
+		err = server.Addr("eth0", netip.MustParsePrefix("10.244.2.6/24"), netip.MustParsePrefix("10.244.2.7/24"))
+	}
 	if err != nil {
 		return row, err
 	}
-	mid, err := r.ns("router")
-	if err != nil {
-		return row, err
-	}
-	err = errors.Join(
-		wire(client, mid, "port0", 1500), wire(server, mid, "port1", 1500),
-		client.Addr("eth0", netip.MustParsePrefix("10.244.1.4/24")),
-		server.Addr("eth0", netip.MustParsePrefix("10.244.2.5/24"), netip.MustParsePrefix("10.244.2.6/24"), netip.MustParsePrefix("10.244.2.7/24")),
-		mid.Addr("port0", netip.MustParsePrefix("10.244.1.1/24")),
-		mid.Addr("port1", netip.MustParsePrefix("10.244.2.1/24")),
-		client.Route(everything, netip.MustParseAddr("10.244.1.1")),
-		server.Route(everything, netip.MustParseAddr("10.244.2.1")),
-		mid.Sysctl("net.ipv4.ip_forward", "1"),
-	)
-	if err != nil {
-		return row, err
-	}
-	limit := kernelLoad(o)
-	feed := func(args []string, rules string) (time.Duration, error) {
-		cmd := mid.Command(path, args...)
-		cmd.Stdin = strings.NewReader(rules)
-		late := time.AfterFunc(limit, func() { cmd.Process.Kill() })
-		defer late.Stop()
-		start := time.Now()
-		out, err := cmd.CombinedOutput()
-		took := time.Since(start)
-		switch {
-		case took >= limit:
-			return took, fmt.Errorf("the rules were not loaded within %s", limit)
-		case err != nil:
-			return took, fmt.Errorf("%s: %v: %.200s", k.tool[0], err, strings.TrimSpace(string(out)))
-		}
-		return took, nil
-	}
-	took, err := feed(k.tool[1:], k.all(n))
+	took, err := feed(mid, kernelLoad(o), k.all(n), path, k.tool[1:]...)
 	if err != nil {
 		return row, err
 	}
@@ -238,7 +163,7 @@ func (k *kernelServices) run(n int, o options) (row serviceRow, err error) {
 	}
 	var changes []time.Duration
 	for i := range kernelChanges {
-		took, err := feed(k.noted, k.change(n/2, i))
+		took, err := feed(mid, kernelLoad(o), k.change(n/2, i), path, k.noted...)
 		if err != nil {
 			return row, err
 		}

@@ -2,11 +2,8 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -22,31 +19,18 @@ import (
 	"podgate/stack"
 )
 
-// servicesSpec tells the gateway process of `bench services` what it serves.
-type servicesSpec struct {
-	Pods []podSpec // client and server
-	N    int
-}
-
 // servicesGateway is the process under test: store, compile and data plane as
 // `podgate up` wires them. It loads, says what that took, and on "change" makes
 // changes and says what they took.
 func servicesGateway(args []string) error {
-	var g servicesSpec
+	var g pairSpec
 	if err := json.Unmarshal([]byte(args[0]), &g); err != nil {
 		return err
 	}
-	plane, err := stack.New(stack.Config{
-		GatewayAddrs: []netip.Addr{gatewayAddr}, LocalAddrs: []netip.Addr{gatewayAddr}, PodCIDRs: podCIDRs, ServiceCIDRs: serviceCIDRs,
-		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	plane, stop, err := startPlane()
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	ran := make(chan error, 1)
-	go func() { ran <- plane.Run(ctx) }()
 	for i, p := range g.Pods {
 		dev, err := p.open(3 + i)
 		if err != nil {
@@ -87,11 +71,7 @@ func servicesGateway(args []string) error {
 			return err
 		}
 	}
-	stop()
-	if err := <-ran; !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return stop()
 }
 
 type serviceWorld struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"html"
 	"io"
 	"text/tabwriter"
 )
@@ -45,12 +44,7 @@ func (r *servicesReport) print(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, a := range r.Missing {
-		fmt.Fprintf(w, "\nnot measured: %s: %s", a.System, a.Why)
-	}
-	if len(r.Missing) > 0 {
-		fmt.Fprintln(w)
-	}
+	r.printMissing(w)
 	return nil
 }
 
@@ -109,7 +103,7 @@ func (r *servicesReport) short(string) (missed []string, err error) {
 
 // chart draws a panel of bars for each number of the last Service.
 func (r *servicesReport) chart(w io.Writer) {
-	panels := []struct {
+	numbers := []struct {
 		title string
 		value func(serviceRow) float64
 	}{
@@ -118,30 +112,13 @@ func (r *servicesReport) chart(w io.Writer) {
 		{"one endpoint change, p50, ms (less is better)", func(s serviceRow) float64 { return s.Change.P50 }},
 		{"loading all Services, s (less is better)", func(s serviceRow) float64 { return s.Load }},
 	}
-	height := 30 + len(panels)*(panelHead+len(r.Rows)*barStep+panelFoot)
-	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="sans-serif" font-size="12">
-<rect width="100%%" height="100%%" fill="white"/>
-<text x="10" y="20" fill="#555">%s</text>
-`, chartWidth, height, html.EscapeString(fmt.Sprintf("%s, %d CPUs, Linux %s, %s", r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Started.Format("2006-01-02"))))
-	y := 30
-	for _, p := range panels {
-		fmt.Fprintf(w, `<text x="10" y="%d" font-weight="bold">%s</text>`+"\n", y+22, html.EscapeString(p.title))
-		y += panelHead
-		most := 0.0
+	var panels []panel
+	for _, n := range numbers {
+		p := panel{title: n.title}
 		for _, row := range r.Rows {
-			most = max(most, p.value(row))
+			p.bars = append(p.bars, bar{fmt.Sprintf("%s, %d", row.System, row.Services), n.value(row), "%.2f", row.System == "podgate"})
 		}
-		for _, row := range r.Rows {
-			length := 0.0
-			if most > 0 {
-				length = p.value(row) / most * (chartWidth - labelWidth - valueWidth)
-			}
-			fmt.Fprintf(w, `<text x="%d" y="%d" text-anchor="end">%s, %d</text><rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d">%.2f</text>`+"\n",
-				labelWidth-8, y+12, html.EscapeString(row.System), row.Services, labelWidth, y, length, barHeight, colors[row.System == "podgate"],
-				labelWidth+length+6, y+12, p.value(row))
-			y += barStep
-		}
-		y += panelFoot
+		panels = append(panels, p)
 	}
-	fmt.Fprintln(w, "</svg>")
+	r.draw(w, panels)
 }
