@@ -3,6 +3,7 @@ package nat
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 
 	"podgate/stack/packet"
 )
@@ -15,8 +16,9 @@ import (
 // The choice is a function of tuple and the eligible backends alone, so that a
 // restarted gateway chooses the same. A sticky backend, remembered for the
 // client (session affinity) or for the flow (revalidation), is kept while it is
-// eligible; the Backend returned is then this Table's.
-func (sp *ServicePort) Choose(tuple packet.Tuple, external bool, sticky *Backend) Choice {
+// eligible; the Backend returned is then this Table's. Loads are asked where
+// the Service wants least connections; nil: it is chosen as elsewhere.
+func (sp *ServicePort) Choose(tuple packet.Tuple, external bool, sticky *Backend, loads Loads) Choice {
 	c := Choice{Port: sp, Local: sp.InternalLocal}
 	if tuple.Dst != sp.ClusterIP {
 		c.Local = external && sp.ExternalLocal
@@ -44,13 +46,32 @@ func (sp *ServicePort) Choose(tuple packet.Tuple, external bool, sticky *Backend
 			return c
 		}
 	}
+	hash := hashTuple(tuple)
 	if sp.AffinityTimeout > 0 {
-		c.Why = ByClient
-		c.Backend = from.pick(hashClient(tuple.Src, sp.ID))
+		c.Why, hash = ByClient, hashClient(tuple.Src, sp.ID)
+	}
+	if sp.LeastConnections && loads != nil {
+		c.Why, c.Backend = ByLoad, from.pickLeast(hash, func(b *Backend) int { return loads.Load(sp.ID, b) })
 	} else {
-		c.Backend = from.pick(hashTuple(tuple))
+		c.Backend = from.pick(hash)
 	}
 	return c
+}
+
+// TargetPort is where a conversation that opens with tuple arrives at b.
+func (sp *ServicePort) TargetPort(tuple packet.Tuple, b *Backend) uint16 {
+	if sp.LastPort == 0 || tuple.Dst != sp.ClusterIP && !slices.Contains(sp.external, tuple.Dst) {
+		return b.Port
+	}
+	return b.Port + (tuple.DstPort - sp.Port)
+}
+
+// Drains says whether the conversations with b are to end after sp.Drain: b is
+// no endpoint any more, or not a ready one.
+func (sp *ServicePort) Drains(b *Backend) bool {
+	return sp.Drain > 0 && !slices.ContainsFunc(sp.Endpoints, func(e Endpoint) bool {
+		return e.Ready && compareBackends(e.Backend, b) == 0
+	})
 }
 
 // admits applies loadBalancerSourceRanges, which guard the load balancer

@@ -61,6 +61,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		faulty:    cloneOf(prev.faulty),
 		checked:   cloneOf(prev.checked),
 		onHost:    cloneOf(prev.onHost),
+		ranged:    cloneOf(prev.ranged),
 		inputs: inputs{
 			node:      cfg.NodeName,
 			services:  st.Services,
@@ -228,7 +229,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 		}
 	}
 	c.healthPort = healthPort(svc)
-	proxy := c.proxyProtocol(svc.Annotations)
+	o := c.options(svc)
 	sources := c.sources(svc.Spec.LoadBalancerSourceRanges)
 	matched := make([]bool, len(svc.Spec.Ports))
 	for _, vip := range cluster {
@@ -236,6 +237,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 		c.fronts = append(c.fronts, claim{front: front{addr: vip}})
 		for i := range svc.Spec.Ports {
 			sp := c.port(svc, &svc.Spec.Ports[i], vip)
+			sp.LeastConnections, sp.Drain, sp.LastPort = o.leastConnections, o.drain, o.last[sp.Name]
 			sp.balancers = family(balancers, is4)
 			sp.external = append(family(external, is4), sp.balancers...)
 			if len(sp.balancers) > 0 {
@@ -244,7 +246,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 			sp.Endpoints = c.endpoints(sp)
 			matched[i] = matched[i] || len(sp.Endpoints) > 0
 			c.add(sp, family(external, is4))
-			c.publishPort(sp, svc.Spec.Type == corev1.ServiceTypeLoadBalancer, family(hosts, is4), sources[is4], proxy)
+			c.publishPort(sp, svc.Spec.Type == corev1.ServiceTypeLoadBalancer, family(hosts, is4), sources[is4], o.proxy)
 		}
 	}
 	if c.hasEndpoints() {

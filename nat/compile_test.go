@@ -309,7 +309,7 @@ func TestStickyBackendIsKeptWhileEligible(t *testing.T) {
 	w.slice("web-1", "web", more...)
 	tab, _ = w.compile()
 	sp, _ := tab.Lookup(tuple.Dst, packet.TCP, 80)
-	if c := sp.Choose(tuple, false, sticky); c.Backend != sticky || c.Why != BySticky {
+	if c := sp.Choose(tuple, false, sticky, nil); c.Backend != sticky || c.Why != BySticky {
 		t.Errorf("four more endpoints: got %v by %v, want the sticky backend", c.Backend, c.Why)
 	}
 
@@ -317,7 +317,7 @@ func TestStickyBackendIsKeptWhileEligible(t *testing.T) {
 	w.slice("web-1", "web", more...)
 	tab, _ = w.compile()
 	sp, _ = tab.Lookup(tuple.Dst, packet.TCP, 80)
-	if c := sp.Choose(tuple, false, sticky); c.Backend == sticky || c.Why != ByClient {
+	if c := sp.Choose(tuple, false, sticky, nil); c.Backend == sticky || c.Why != ByClient {
 		t.Errorf("sticky backend not ready: got %v by %v, want another by client-ip", c.Backend, c.Why)
 	}
 }

@@ -24,6 +24,7 @@ func (t *Table) replace(o owner, old, now *Service) {
 		delete(t.faulty, o)
 		delete(t.checked, o)
 		delete(t.onHost, o)
+		delete(t.ranged, o)
 	}
 	if now == nil {
 		return
@@ -40,6 +41,9 @@ func (t *Table) replace(o owner, old, now *Service) {
 	if now.healthPort != 0 {
 		t.checked[o] = true
 	}
+	if slices.ContainsFunc(now.Ports, func(sp *ServicePort) bool { return sp.LastPort != 0 }) {
+		t.ranged[o] = true
+	}
 	if !now.IsPod && t.anyOnHost(now) {
 		t.onHost[o] = true
 	}
@@ -52,7 +56,7 @@ func (t *Table) problems() []kube.Problem {
 		ps = append(ps, t.services.get(o).problems...)
 	}
 	for f := range t.contested {
-		if f.proto == 0 {
+		if f.port == 0 {
 			continue // the ports tell
 		}
 		first := t.fronts.get(f)
@@ -89,6 +93,9 @@ func (c *compiler) add(sp *ServicePort, external []packet.Addr) {
 	c.Ports = append(c.Ports, sp)
 	at := func(a packet.Addr, r rank) {
 		c.fronts = append(c.fronts, claim{front{addr: a, port: sp.Port, proto: sp.Proto}, r, sp})
+		if sp.LastPort != 0 {
+			c.fronts = append(c.fronts, claim{front{addr: a, proto: sp.Proto}, r, sp})
+		}
 	}
 	at(sp.ClusterIP, rankClusterIP)
 	for _, a := range sp.balancers {

@@ -87,7 +87,8 @@ func (sp *ServicePort) topology() (suits func(*Endpoint) bool, hinted bool) {
 // equal compares what Choose and people see; the pools follow from it.
 func (sp *ServicePort) equal(o *ServicePort) bool {
 	return sp.ID == o.ID && sp.ClusterIP == o.ClusterIP && sp.Port == o.Port && sp.NodePort == o.NodePort &&
-		sp.AffinityTimeout == o.AffinityTimeout && sp.InternalLocal == o.InternalLocal && sp.ExternalLocal == o.ExternalLocal &&
+		sp.AffinityTimeout == o.AffinityTimeout && sp.Drain == o.Drain && sp.LastPort == o.LastPort && sp.LeastConnections == o.LeastConnections &&
+		sp.InternalLocal == o.InternalLocal && sp.ExternalLocal == o.ExternalLocal &&
 		slices.Equal(sp.external, o.external) && slices.Equal(sp.balancers, o.balancers) &&
 		slices.Equal(sp.sources, o.sources) && slices.Equal(sp.Endpoints, o.Endpoints)
 }

@@ -87,6 +87,9 @@ func (d *dice) service(w *world, name string) {
 		s.Spec.Ports[0].Name = "one"
 		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "two", Port: 81, Protocol: d.protocol()})
 	}
+	if d.maybe() {
+		annotated(annotationRanges, pick(d, "80-82", "one=80-90"))(s)
+	}
 	s.CreationTimestamp = metav1.Unix(int64(d.n(3)), 0)
 }
 
@@ -172,7 +175,7 @@ func checkChoices(t *testing.T, tab *Table, st *kube.State) {
 			got := map[string]bool{}
 			outcome := Translate
 			for p := range 200 {
-				c := sp.Choose(packet.Tuple{Src: addr(fmt.Sprintf("192.0.2.%d", p%250)), SrcPort: uint16(p), Dst: dst, DstPort: f.port, Proto: f.proto}, external, nil)
+				c := sp.Choose(packet.Tuple{Src: addr(fmt.Sprintf("192.0.2.%d", p%250)), SrcPort: uint16(p), Dst: dst, DstPort: f.port, Proto: f.proto}, external, nil, nil)
 				if c.Outcome == NotAllowed {
 					return
 				}

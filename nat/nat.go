@@ -66,9 +66,15 @@ const (
 	ByHash   Why = iota // of the whole tuple
 	ByClient            // sessionAffinity ClientIP: of the client's address
 	BySticky            // the remembered backend is still eligible
+	ByLoad              // it has the fewest conversations
 )
 
-var whys = [...]string{"hash", "client-ip", "sticky"}
+var whys = [...]string{"hash", "client-ip", "sticky", "least-connections"}
+
+// Loads knows how many conversations a backend of a port (ServicePort.ID) has.
+type Loads interface {
+	Load(port uint64, b *Backend) int
+}
 
 func (w Why) String() string { return whys[w] }
 
@@ -102,8 +108,16 @@ type ServicePort struct {
 	ID uint64
 
 	AffinityTimeout time.Duration // 0: no session affinity
+	Drain           time.Duration // of TCP conversations with an endpoint that is gone or not ready; 0: without limit
 	InternalLocal   bool          // internalTrafficPolicy: Local
 	ExternalLocal   bool          // externalTrafficPolicy: Local
+
+	// LastPort, if not 0, makes the port a range: Port to LastPort, at the
+	// Service's own addresses, lead to the endpoint's port and those that follow it.
+	LastPort uint16
+
+	// LeastConnections: new conversations go to the backend that has the fewest.
+	LeastConnections bool
 
 	// Endpoints are all that the EndpointSlices name for this port, chosen
 	// from or not, sorted by address and port.

@@ -91,6 +91,24 @@ func (p *pool) pick(h uint64) *Backend {
 	return p.backends[best]
 }
 
+// pickLeast returns the backend with the fewest conversations for its weight, of
+// several the one that h prefers.
+func (p *pool) pickLeast(h uint64, load func(*Backend) int) *Backend {
+	var best int
+	var high uint64
+	least := math.Inf(1)
+	for i, s := range p.seeds {
+		l, score := float64(load(p.backends[i])+1), mix(h^s, s^seed2)
+		if p.weights != nil {
+			l /= float64(p.weights[i])
+		}
+		if l < least || l == least && score > high {
+			best, high, least = i, score, l
+		}
+	}
+	return p.backends[best]
+}
+
 func (p *pool) pickWeighted(h uint64) *Backend {
 	var best int
 	high := -1.0

@@ -1,10 +1,6 @@
 package nat
 
-import (
-	"strings"
-
-	"podgate/kube"
-)
+import "strings"
 
 // annotationProxy of a Service, or of a pod with hostPorts, says whether
 // connections at its published ports begin with a PROXY protocol header: as they
@@ -37,8 +33,7 @@ func (c *compiler) proxyProtocol(annotations map[string]string) (p proxyProtocol
 		case "send":
 			p.send = true
 		default:
-			c.problems = append(c.problems, kube.Problem{Severity: kube.Warning, Kind: c.owner().kind(), Object: c.Name,
-				Field: "metadata.annotations[" + annotationProxy + "]", Err: "Unsupported value: \"" + word + "\": supported values: \"accept\", \"send\""})
+			c.unsupported(annotationProxy, word, "accept", "send")
 		}
 	}
 	for name, values := range cloudProxies {

@@ -211,14 +211,3 @@ func TestServicesIteratesByName(t *testing.T) {
 		t.Error("Service(name) finds the wrong ones")
 	}
 }
-
-func TestProxyAnnotationThatMakesNoSense(t *testing.T) {
-	w := newWorld(t)
-	w.service("web", 1, nodePort(30080), annotated(annotationProxy, "acept"))
-	w.slice("web-1", "web", ep("10.244.0.11"))
-	_, ps := w.compile()
-	want := `Service shop/web: warning: metadata.annotations[podgate.dev/proxy-protocol]: Unsupported value: "acept": supported values: "accept", "send"`
-	if len(ps) != 1 || ps[0].String() != want {
-		t.Errorf("got %v, want %s", ps, want)
-	}
-}

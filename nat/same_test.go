@@ -45,7 +45,7 @@ func dump(t *Table) []string {
 }
 
 func describe(sp *ServicePort) string {
-	s := fmt.Sprintf("{%x %s %s %s %d/%d node %d cluster %s affinity %s local %t %t external %v %v %v usable %t", sp.ID, sp.Service, sp.Pod, sp.Name,
+	s := fmt.Sprintf("{%t %s %d %x %s %s %s %d/%d node %d cluster %s affinity %s local %t %t external %v %v %v usable %t", sp.LeastConnections, sp.Drain, sp.LastPort, sp.ID, sp.Service, sp.Pod, sp.Name,
 		sp.Port, sp.Proto, sp.NodePort, sp.ClusterIP, sp.AffinityTimeout, sp.InternalLocal, sp.ExternalLocal, sp.external, sp.balancers, sp.sources, sp.usable)
 	for _, e := range sp.Endpoints {
 		s += fmt.Sprintf(" %v %s %t%t%t%t%d%d %d", e.AddrPort(), e.Pod, e.Ready, e.Serving, e.Terminating, e.Local, e.nodeHint, e.zoneHint, e.Weight)

@@ -25,14 +25,16 @@ type Table struct {
 	faulty    map[owner]bool // services with problems
 	checked   map[owner]bool // services with a healthCheckNodePort
 	onHost    map[owner]bool // services with endpoints that are pods with hostNetwork
+	ranged    map[owner]bool // services with a port that is a range
 
 	inputs inputs
 }
 
-// front is what a packet is looked up by. Three kinds of key live in one map:
-// a Service address with protocol and port; a ClusterIP alone (protocol and
-// port 0), which tells an unknown port from an unknown address; and a NodePort
-// or hostPort, which has the unspecified address of its family.
+// front is what a packet is looked up by. Four kinds of key live in one map:
+// a Service address with protocol and port; with protocol alone (port 0), of the
+// ports that are ranges; a ClusterIP alone (protocol and port 0), which tells an
+// unknown port from an unknown address; and a NodePort or hostPort, which has the
+// unspecified address of its family.
 type front struct {
 	addr  packet.Addr
 	port  uint16
@@ -97,6 +99,13 @@ func nodeFront(is4 bool, proto packet.Proto, port uint16) front {
 func (t *Table) Lookup(dst packet.Addr, proto packet.Proto, port uint16) (*ServicePort, Outcome) {
 	if h := t.fronts.get(front{addr: dst, port: port, proto: proto}); h != nil && h.port != nil {
 		return h.port, Translate
+	}
+	if len(t.ranged) > 0 && port != 0 {
+		for h := t.fronts.get(front{addr: dst, proto: proto}); h != nil; h = h.next {
+			if h.port != nil && h.port.Port <= port && port <= h.port.LastPort {
+				return h.port, Translate
+			}
+		}
 	}
 	if t.fronts.get(front{addr: dst}) != nil {
 		return nil, UnknownPort

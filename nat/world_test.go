@@ -216,7 +216,7 @@ func decide(t *Table, p packet.Tuple, external bool) Choice {
 	if o != Translate {
 		return Choice{Outcome: o}
 	}
-	return sp.Choose(p, external, nil)
+	return sp.Choose(p, external, nil, nil)
 }
 
 // reached is the set of backends that clients get, or the one outcome that

@@ -7,17 +7,18 @@ import (
 )
 
 // view is what a decision of this worker may look at.
-func (w *worker) view(serving *nat.Backend) view {
-	return view{now: w.now, affinity: w.affinity, serving: serving}
+// For a flow that exists serving is its backend, and arrives the port there.
+func (w *worker) view(serving *nat.Backend, arrives uint16) view {
+	return view{now: w.now, affinity: w.affinity, loads: w.loads, serving: serving, arrives: arrives}
 }
 
 // open decides about a packet that belongs to no flow and, if it may pass,
 // makes the flow, in place of tomb if there is one.
 func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, *flow.Leg) {
 	q := query{Tuple: p.Tuple, port: in.attachment, dstMAC: p.DstMAC()}
-	v := w.view(nil)
+	v := w.view(nil, 0)
 	if tomb != nil && tomb.Orig.Tuple == p.Tuple {
-		v.serving = w.cookie(tomb).backend
+		v = w.view(w.cookie(tomb).backend, tomb.Orig.Rewrite.Tuple().DstPort)
 	}
 	d := w.snap.decide(q, v, nil)
 	if d.verdict != Forward {
@@ -75,7 +76,9 @@ func (w *worker) commit(q *query, d *decision) (*flow.Flow, Reason) {
 		return nil, PortLoop
 	}
 	f.Gen = w.snap.Generation
-	w.flows.SetDeps(f, &cookie{deps: d.deps})
+	c := &cookie{deps: d.deps}
+	w.flows.SetDeps(f, c)
+	w.loads.hold(c)
 	if d.service != nil && d.service.AffinityTimeout > 0 {
 		w.affinity.record(q.Src, d.service, d.backend, w.now)
 	}

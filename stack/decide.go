@@ -45,7 +45,9 @@ type query struct {
 type view struct {
 	now      int64
 	affinity *affinity    // nil: nobody is remembered
+	loads    nat.Loads    // nil: nobody counts
 	serving  *nat.Backend // of a flow that exists: kept while eligible, by TCP always
+	arrives  uint16       // the port at serving
 }
 
 // deps is what a decision rested on. As long as the pointers are those that a
@@ -147,17 +149,19 @@ func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
 		if sticky == nil {
 			sticky = v.affinity.recall(q.Src, sp, v.now)
 		}
-		d.choice = sp.Choose(q.Tuple, external, sticky)
-		outcome, d.backend = d.choice.Outcome, d.choice.Backend
+		d.choice = sp.Choose(q.Tuple, external, sticky, v.loads)
+		if outcome, d.backend = d.choice.Outcome, d.choice.Backend; outcome == nat.Translate {
+			d.to.DstPort = sp.TargetPort(q.Tuple, d.backend)
+		}
 	}
 	if v.serving != nil && q.Proto == packet.TCP && d.backend != v.serving {
-		outcome, d.backend = nat.Translate, v.serving
+		outcome, d.backend, d.to.DstPort = nat.Translate, v.serving, v.arrives
 	}
 	switch outcome {
 	case nat.NotService:
 		return None
 	case nat.Translate:
-		d.to.Dst, d.to.DstPort = d.backend.Addr, d.backend.Port
+		d.to.Dst = d.backend.Addr
 		return None
 	case nat.NoEndpoints:
 		return ServiceNoEndpoints

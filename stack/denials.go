@@ -150,7 +150,7 @@ func (w *worker) wouldCut(s *Snapshot, f *flow.Flow) (CutRecord, bool) {
 	if s.own[d.to.Src] && !s.own[f.Orig.Src] { // a hairpin
 		return CutRecord{}, false
 	}
-	v := w.view(nil)
+	v := w.view(nil, 0)
 	r := s.judge(policy.Egress, &v, &d)
 	if r == None {
 		r = s.judge(policy.Ingress, &v, &d)

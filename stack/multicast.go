@@ -37,7 +37,7 @@ func (w *worker) group(in *port, p *packet.Packet) {
 			}
 			d := decision{to: p.Tuple}
 			d.to.Dst = a
-			v := w.view(nil)
+			v := w.view(nil, 0)
 			r := w.snap.judge(policy.Egress, &v, &d)
 			if r == None {
 				r = w.snap.judge(policy.Ingress, &v, &d)

@@ -142,7 +142,7 @@ func (w *worker) record(f *flow.Flow) FlowRecord {
 		Proto:        protoName(f.Orig.Proto),
 		SrcPod:       w.snap.port(f.Orig.Port).label(),
 		Service:      serviceName(c.service),
-		Backend:      backendName(c.backend),
+		Backend:      backendName(c.backend, 0),
 		State:        f.State().String(),
 		Verdict:      Forward.String(),
 		Age:          time.Duration(w.now - f.Created),

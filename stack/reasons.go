@@ -69,6 +69,7 @@ const (
 	FlowCutByRoute
 	FlowCutByDetach
 	FlowMoved
+	FlowDrained
 
 	// Conversations that a policy in audit mode would have denied.
 	PolicyEgressAudited
@@ -156,6 +157,7 @@ var reasons = [malformed]struct {
 	FlowCutByRoute:       {"flow-cut-by-route", flowEvent, 0},
 	FlowCutByDetach:      {"flow-cut-by-detach", flowEvent, 0},
 	FlowMoved:            {"flow-moved", flowEvent, 0},
+	FlowDrained:          {"flow-drained", flowEvent, 0},
 	PolicyEgressAudited:  {"policy-egress-audited", flowEvent, 0},
 	PolicyIngressAudited: {"policy-ingress-audited", flowEvent, 0},
 }

@@ -14,7 +14,7 @@ import (
 // changed, which is a matter of pointers (deps). Otherwise the decision is made
 // again, from the flow's first tuple and with its backend offered:
 //
-//	the same answer        endorsed
+//	the same answer        endorsed, for the drain time of its Service if its endpoint left
 //	another one            moved: forgotten, the next packet opens it anew
 //	none                   cut
 //
@@ -30,6 +30,8 @@ import (
 type cookie struct {
 	deps
 	audited bool      // noted already: see judged
+	holds   *load     // that this conversation is counted in; nil: none
+	drained int64     // when it ends because its endpoint left; 0: not so
 	cut     *decision // the refusal that ended the flow; nil while it lives
 }
 
@@ -75,6 +77,11 @@ func (w *worker) endorse(f *flow.Flow) standing {
 	if c.cut != nil {
 		return cut
 	}
+	if c.drained != 0 && w.now >= c.drained {
+		w.reasons[FlowDrained].add(1)
+		w.flows.Remove(f)
+		return moved
+	}
 	if f.Gen == s.Generation {
 		return endorsed
 	}
@@ -84,12 +91,16 @@ func (w *worker) endorse(f *flow.Flow) standing {
 		return endorsed
 	}
 	q := query{Tuple: f.Orig.Tuple, port: s.port(f.Orig.Port), dstMAC: s.gatewayMAC}
-	d := s.decide(q, w.view(c.backend), nil)
+	d := s.decide(q, w.view(c.backend, to.DstPort), nil)
 	switch {
 	case d.verdict == Forward && d.out.id == f.Orig.Out &&
 		d.to.Src == to.Src && d.to.Dst == to.Dst && d.to.DstPort == to.DstPort:
 		c.deps = d.deps
 		f.Gen = s.Generation
+		w.loads.hold(c)
+		if f.Orig.Proto == packet.TCP {
+			c.drain(w.now)
+		}
 		if !c.audited {
 			c.audited = w.judged(q.port, q.Tuple, &d)
 		}

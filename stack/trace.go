@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -102,7 +103,7 @@ func (t *Trace) service(q *query, d *decision, r Reason) {
 		case d.backend == nil:
 			t.add(stageService, "%s is no Service address: unchanged", q.Dst)
 		default:
-			t.add(stageService, "%s is Service %s: backend %s, %s", addrPort(q.Dst, q.DstPort), name, backendName(d.backend), why(&d.choice))
+			t.add(stageService, "%s is Service %s: backend %s, %s", addrPort(q.Dst, q.DstPort), name, backendName(d.backend, d.to.DstPort), why(&d.choice))
 		}
 	case ServiceNoEndpoints:
 		t.add(stageService, "Service %s has no ready endpoint", name)
@@ -127,6 +128,8 @@ func why(c *nat.Choice) string {
 	switch c.Why {
 	case nat.ByClient:
 		text = "chosen by hash of the client's address (sessionAffinity ClientIP)"
+	case nat.ByLoad:
+		text = "chosen for having the fewest conversations (least-connections)"
 	case nat.BySticky:
 		text = "remembered for the client (sessionAffinity ClientIP)"
 	}
@@ -250,11 +253,13 @@ func serviceName(sp *nat.ServicePort) string {
 	return fmt.Sprintf("%s:%s", sp.Service, sp.Name)
 }
 
-func backendName(b *nat.Backend) string {
+// backendName names a backend, and the port if the conversation arrives at another
+// than its own (0: it does not).
+func backendName(b *nat.Backend, port uint16) string {
 	if b == nil {
 		return ""
 	}
-	at := addrPort(b.Addr, b.Port)
+	at := addrPort(b.Addr, cmp.Or(port, b.Port))
 	if b.Pod.Name == "" {
 		return at
 	}
@@ -326,13 +331,13 @@ func (w *worker) ask(tq TraceQuery) TraceResult {
 		q.SrcPort = 40000
 	}
 	var tr Trace
-	d := s.decide(q, view{now: w.now, affinity: w.affinity}, &tr)
+	d := s.decide(q, w.view(nil, 0), &tr)
 	res := TraceResult{
 		Query:   tupleString(q.Tuple),
 		Stages:  tr.Stages,
 		Verdict: d.verdict.String(),
 		Service: serviceName(d.service),
-		Backend: backendName(d.backend),
+		Backend: backendName(d.backend, d.to.DstPort),
 	}
 	if d.verdict == Forward {
 		res.Out, res.Sent = d.out.label(), tupleString(d.to)

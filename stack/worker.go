@@ -37,6 +37,7 @@ type worker struct {
 	byHand   []*port   // those that epoll cannot wait for
 	flows    *flow.Table
 	affinity *affinity
+	loads    loads
 	frags    *fragments
 	poller   *poller // nil while driven by hand
 
@@ -85,12 +86,19 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		current:   current,
 		snap:      current.Load(),
 		ports:     make([]*port, 1),
-		flows:     flow.New(flow.Config{MaxFlows: cfg.MaxFlows, PortShare: cfg.PortShare, Timeouts: cfg.Timeouts}),
 		affinity:  newAffinity(),
+		loads:     loads{},
 		frags:     newFragments(),
 		denials:   map[denial]*denials{},
 		answering: newAnswering(cfg),
 	}
+	over := func(f *flow.Flow) {
+		if c, ok := w.flows.Deps(f).(*cookie); ok {
+			w.loads.release(c)
+		}
+	}
+	w.flows = flow.New(flow.Config{MaxFlows: cfg.MaxFlows, PortShare: cfg.PortShare, Timeouts: cfg.Timeouts,
+		Finished: over, Removed: func(f *flow.Flow, _ flow.Cause) { over(f) }})
 	w.buffers = make([]byte, budget*link.MaxFrame)
 	for i := range w.frames {
 		w.frames[i] = w.buffer(i)

@@ -46,6 +46,9 @@ type Config struct {
 	// one place to release what was claimed for it. It must not call the
 	// table but for Deps.
 	Removed func(*Flow, Cause)
+	// Finished, if not nil, is told of a conversation that has ended, while its
+	// flow is remembered on. It must not call the table but for Deps.
+	Finished func(*Flow)
 }
 
 func (c Config) withDefaults() Config {
@@ -62,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Removed == nil {
 		c.Removed = func(*Flow, Cause) {}
+	}
+	if c.Finished == nil {
+		c.Finished = func(*Flow) {}
 	}
 	return c
 }
@@ -293,6 +299,9 @@ func (t *Table) setState(f *Flow, s State) {
 		t.unlist(f)
 		f.class = c
 		t.enlist(f)
+		if c == finished {
+			t.cfg.Finished(f)
+		}
 	}
 }
 
