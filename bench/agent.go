@@ -62,7 +62,7 @@ func (o order) args() []string {
 
 func parseOrder(args []string) (o order, err error) {
 	fs := flag.NewFlagSet("agent", flag.ContinueOnError)
-	fs.StringVar(&o.what, "what", "", "stream, rr, connect or datagram")
+	fs.StringVar(&o.what, "what", "", "stream, fetch, rr, connect or datagram")
 	fs.StringVar(&o.addr, "addr", "", "address and port")
 	fs.IntVar(&o.streams, "streams", 1, "streams at once")
 	fs.IntVar(&o.cpu, "cpu", -1, "the CPU to stay on")
@@ -159,6 +159,15 @@ func serve(args []string) error {
 			}
 		}()
 		return measure(o, &count)
+	case "fetch":
+		fmt.Println("ready")
+		for {
+			fd, err := accept()
+			if err != nil {
+				return err
+			}
+			go pour(fd)
+		}
 	case "rr", "connect", "service":
 		fmt.Println("ready")
 		for {
@@ -173,9 +182,25 @@ func serve(args []string) error {
 	return fmt.Errorf("nothing serves %q", o.what)
 }
 
+// pour sends until the other side has enough.
+func pour(fd int) {
+	defer unix.Close(fd)
+	buf := make([]byte, 256<<10)
+	for {
+		if errno := rawWrite(fd, buf); errno != 0 && errno != unix.EINTR {
+			return
+		}
+	}
+}
+
 // measure waits for the load to begin, lets it warm up and counts for a window.
 func measure(o order, count *atomic.Uint64) error {
 	fmt.Println("ready")
+	return watch(o, count)
+}
+
+// watch is measure of a load that is there already.
+func watch(o order, count *atomic.Uint64) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for count.Load() == 0 {
 		if time.Now().After(deadline) {
@@ -224,6 +249,14 @@ func load(args []string) error {
 	switch o.what {
 	case "stream":
 		return stream(o)
+	case "fetch":
+		fd, err := dial(o.addr)
+		if err != nil {
+			return err
+		}
+		var count atomic.Uint64
+		go drain(fd, &count)
+		return watch(o, &count)
 	case "rr":
 		return roundTrips(o)
 	case "connect":

@@ -140,6 +140,12 @@ func TestTargetsNameWhatIsMeasured(t *testing.T) {
 			known := func(id string) bool {
 				return slices.ContainsFunc(metrics, func(m metric) bool { return m.id == id })
 			}
+			if bench == "egress" {
+				names = []string{egressName("podgate", egressMTU), bestPeer}
+				known = func(id string) bool {
+					return slices.ContainsFunc(egressMetrics, func(m metric) bool { return m.id == id })
+				}
+			}
 			if bench == "dns" {
 				names = []string{fmt.Sprintf(dnsPodgate, 1000), fmt.Sprintf(dnsCoreDNS, 1000)}
 				known = func(id string) bool {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"strings"
 )
 
 // Sizes of the chart in SVG user units.
@@ -17,7 +18,7 @@ const (
 	panelFoot  = 14
 )
 
-// colors tell the kernel's bars from podgate's.
+// colors tell the others' bars from podgate's.
 var colors = map[bool]string{true: "#2b6cb0", false: "#9aa5b1"}
 
 // panel is bars that can be compared.
@@ -36,16 +37,16 @@ type bar struct {
 // chart draws one panel of bars for every metric and MTU.
 func (r *report) chart(w io.Writer) {
 	var panels []panel
-	for _, m := range metrics {
+	for _, m := range r.metrics {
 		better := "more is better"
 		if m.smaller {
 			better = "less is better"
 		}
 		for _, mtu := range r.mtus() {
-			p := panel{title: fmt.Sprintf("%s, %s, MTU %d (%s)", m.title, m.unit, mtu, better)}
+			p := panel{title: fmt.Sprintf("%s, %s (%s)", (&system{name: m.title, mtu: mtu}).title(), m.unit, better)}
 			for _, name := range r.rows(mtu) {
 				if c := r.cell(name, mtu, m.id); c != nil {
-					p.bars = append(p.bars, bar{name, c.Median, fmt.Sprintf("%%.1f  (x %.2f)", c.ToBridge), name != bridgeName && name != iptablesName})
+					p.bars = append(p.bars, bar{name, c.Median, fmt.Sprintf("%%.1f  (x %.2f)", r.ratio(c, r.yardstick)), strings.HasPrefix(name, "podgate")})
 				}
 			}
 			panels = append(panels, p)

@@ -70,15 +70,22 @@ func datapath(o options) (result, error) {
 	}
 	p := o.plan()
 	rep := newReport("datapath", p, r.missing)
+	rounds(r, rep, o, p)
+	rep.finish()
+	return rep, nil
+}
+
+// rounds measures every cell that is asked for.
+func rounds(r *rig, rep *report, o options, p plan) {
 	note := newProgress(os.Stderr)
 	defer note.end()
 	for round := range p.rounds {
-		for _, m := range metrics {
+		for _, m := range rep.metrics {
 			for _, s := range r.systems {
-				if s.mtu != 1500 && !m.bothMTUs || !o.wants(s, m) {
+				if s.mtu == 65520 && !m.bothMTUs || !o.wants(s, m) {
 					continue
 				}
-				what := fmt.Sprintf("round %d of %d: %s: %s, MTU %d", round+1, p.rounds, m.title, s.name, s.mtu)
+				what := fmt.Sprintf("round %d of %d: %s: %s", round+1, p.rounds, m.title, s.title())
 				note.doing(what)
 				v, err := s.measure(m, p)
 				if err != nil {
@@ -90,8 +97,6 @@ func datapath(o options) (result, error) {
 			}
 		}
 	}
-	rep.finish()
-	return rep, nil
 }
 
 // measure runs the agents of one cell once.
@@ -99,11 +104,11 @@ func (s *system) measure(m metric, p plan) (float64, error) {
 	cpu := -1
 	if m.oneCPU {
 		cpu = 0
-		if s.gateway != 0 {
-			if err := pin(s.gateway, cpu); err != nil {
+		for _, pid := range s.gateways {
+			if err := pin(pid, cpu); err != nil {
 				return 0, err
 			}
-			defer pin(s.gateway, -1)
+			defer pin(pid, -1)
 		}
 	}
 	o := order{what: m.load, streams: m.streams, cpu: cpu, warm: p.warm, window: p.window}

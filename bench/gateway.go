@@ -17,9 +17,12 @@ import (
 	"podgate/kube"
 	"podgate/nat"
 	"podgate/stack"
+	"podgate/stack/local"
+	"podgate/stack/packet"
 )
 
 var (
+	gatewayMAC   = packet.MAC{0x0a, 0x58, 0, 0, 0, 1}
 	gatewayAddr  = netip.MustParseAddr("10.244.0.1")
 	podCIDRs     = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 	serviceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
@@ -49,6 +52,11 @@ func gateway(args []string) error {
 			return err
 		}
 	}
+	if g.Egress {
+		if err := wayOut(plane, g.Pods[0].MTU); err != nil {
+			return err
+		}
+	}
 	table, problems := nat.Compile(nil, state(g), nat.Config{
 		NodeName:     "podgate",
 		NodeAddrs:    []netip.Addr{gatewayAddr},
@@ -66,6 +74,7 @@ func gateway(args []string) error {
 // startPlane runs a data plane for processes under test, until stop.
 func startPlane() (plane *stack.Plane, stop func() error, err error) {
 	plane, err = stack.New(stack.Config{
+		GatewayMAC:   gatewayMAC,
 		GatewayAddrs: []netip.Addr{gatewayAddr},
 		LocalAddrs:   []netip.Addr{gatewayAddr},
 		PodCIDRs:     podCIDRs,
@@ -85,6 +94,17 @@ func startPlane() (plane *stack.Plane, stop func() error, err error) {
 		}
 		return nil
 	}, nil
+}
+
+// wayOut attaches a local stack that dials what pods send outside.
+func wayOut(plane *stack.Plane, mtu int) error {
+	mac := podSpec{Addr: gatewayAddr}.mac()
+	l, err := local.New(local.Config{Addrs: []netip.Addr{gatewayAddr}, MAC: mac, GatewayMAC: gatewayMAC, MTU: mtu})
+	if err != nil {
+		return err
+	}
+	_, err = plane.Attach(stack.PortSpec{Name: "local", MAC: mac, Addrs: []netip.Addr{gatewayAddr}, MTU: mtu, Local: true}, l.Device())
+	return err
 }
 
 // state is a cluster of one Service with one endpoint.

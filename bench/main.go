@@ -2,6 +2,7 @@
 // in namespaces of its own, so that only ratios need to be believed:
 //
 //	go run ./bench datapath              the whole table, about ten minutes
+//	go run ./bench egress                the way out beside slirp4netns, pasta and gvproxy, about four minutes
 //	go run ./bench services              1 to 30,000 Services, about three minutes
 //	go run ./bench policy                0 to 10,000 NetworkPolicies, about four minutes
 //	go run ./bench dns                   cluster DNS beside CoreDNS, about five minutes
@@ -51,13 +52,14 @@ func (o options) plan() plan {
 
 // wants says whether a cell is to be measured.
 func (o options) wants(s *system, m metric) bool {
-	return o.only == nil || o.only.MatchString(fmt.Sprintf("%s, MTU %d, %s", s.name, s.mtu, m.id))
+	return o.only == nil || o.only.MatchString(s.title()+", "+m.id)
 }
 
 // benches are the tables that can be measured, by name.
 var benches = map[string]func(options) (result, error){
 	"datapath": datapath,
 	"services": services,
+	"egress":   egress,
 	"dns":      dnsBench,
 	"ingress":  ingressBench,
 	"policy":   policies,
@@ -104,7 +106,7 @@ func parse() (name string, o options) {
 		return err
 	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|services|policy|dns|ingress [--quick] [--check] [--out DIR] [--only PATTERN]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|egress|services|policy|dns|ingress [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])

@@ -114,7 +114,7 @@ func (r *policyReport) measure(s *policySystem, n int, p plan) error {
 	}
 	r.note(s.name, n, "load", "ms", load)
 	c := metric{load: "service", port: policyPort, oneCPU: true}
-	ends := &system{name: s.name, client: s.client, server: s.server, target: s.target, listen: s.listen, gateway: s.gateway}
+	ends := &system{name: s.name, client: s.client, server: s.server, target: s.target, listen: s.listen, gateways: []int{s.gateway}}
 	c.value = func(got sample) float64 {
 		r.note(s.name, n, "connect p50", "us", got.P50)
 		r.note(s.name, n, "connect p99", "us", got.P99)

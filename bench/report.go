@@ -24,6 +24,9 @@ type report struct {
 	WindowMS int64     `json:"windowMilliseconds"`
 	Cells    []*cell   `json:"cells"`
 	Missing  []absence `json:"missing,omitempty"`
+
+	metrics   []metric
+	yardstick string // the system that the table shows ratios to
 }
 
 type machine struct {
@@ -37,21 +40,23 @@ type machine struct {
 // cell is one metric of one system at one MTU.
 type cell struct {
 	System  string    `json:"system"`
-	MTU     int       `json:"mtu"`
+	MTU     int       `json:"mtu,omitempty"` // 0: the name says it
 	Metric  string    `json:"metric"`
 	Unit    string    `json:"unit"`
 	Median  float64   `json:"median"`
 	Samples []float64 `json:"samples"`
-	// Ratios are to the kernel's bridge and to its iptables, of this run; 0
-	// where that was not measured.
+	// Ratios are to the kernel's bridge, to its iptables and to the best of the
+	// peers, of this run; 0 where that was not measured.
 	ToBridge   float64 `json:"ratioToBridge,omitempty"`
 	ToIPTables float64 `json:"ratioToIptables,omitempty"`
+	ToBestPeer float64 `json:"ratioToBestPeer,omitempty"`
 }
 
 func newReport(bench string, p plan, missing []absence) *report {
 	return &report{
 		Bench: bench, Started: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(),
 		Rounds: p.rounds, WindowMS: p.window.Milliseconds(), Missing: missing,
+		metrics: metrics, yardstick: bridgeName,
 	}
 }
 
@@ -104,7 +109,28 @@ func (r *report) finish() {
 	for _, c := range r.Cells {
 		c.ToBridge = r.ratio(c, bridgeName)
 		c.ToIPTables = r.ratio(c, iptablesName)
+		c.ToBestPeer = r.ratio(c, bestPeer)
 	}
+}
+
+// best adds a system that is, metric by metric, the best of some.
+func (r *report) best(name string, of func(system string) bool) {
+	var found []*cell
+	for _, m := range r.metrics {
+		best := &cell{System: name, Metric: m.id, Unit: m.unit}
+		for _, c := range r.Cells {
+			if c.Metric != m.id || !of(c.System) {
+				continue
+			}
+			if v := median(c.Samples); best.Samples == nil || m.smaller == (v < best.Samples[0]) {
+				best.Samples = []float64{v}
+			}
+		}
+		if best.Samples != nil {
+			found = append(found, best)
+		}
+	}
+	r.Cells = append(r.Cells, found...)
 }
 
 func (r *report) ratio(c *cell, to string) float64 {
@@ -134,7 +160,7 @@ func (r *report) rows(mtu int) []string {
 // columns are the metrics that were measured at an MTU.
 func (r *report) columns(mtu int) []metric {
 	var columns []metric
-	for _, m := range metrics {
+	for _, m := range r.metrics {
 		if slices.ContainsFunc(r.Cells, func(c *cell) bool { return c.MTU == mtu && c.Metric == m.id }) {
 			columns = append(columns, m)
 		}
@@ -155,12 +181,14 @@ func (r *report) mtus() []int {
 // print writes the table: a value and its ratio to the bridge in every cell.
 func (r *report) print(w io.Writer) error {
 	m := r.Machine
-	fmt.Fprintf(w, "%s: %s, %d CPUs, Linux %s, %s, %s, %s; median of %d rounds of %d ms; x is the ratio to the kernel bridge\n",
-		r.Bench, m.CPU, m.CPUs, m.Kernel, m.Go, m.User, r.Started.Format("2006-01-02"), r.Rounds, r.WindowMS)
+	fmt.Fprintf(w, "%s: %s, %d CPUs, Linux %s, %s, %s, %s; median of %d rounds of %d ms; x is the ratio to the %s\n",
+		r.Bench, m.CPU, m.CPUs, m.Kernel, m.Go, m.User, r.Started.Format("2006-01-02"), r.Rounds, r.WindowMS, r.yardstick)
 	for _, mtu := range r.mtus() {
 		fmt.Fprintln(w)
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintf(t, "MTU %d", mtu)
+		if mtu > 0 {
+			fmt.Fprintf(t, "MTU %d", mtu)
+		}
 		columns := r.columns(mtu)
 		for _, m := range columns {
 			fmt.Fprintf(t, "\t%s %s\tx", m.title, m.unit)
@@ -173,10 +201,10 @@ func (r *report) print(w io.Writer) error {
 				switch {
 				case c == nil:
 					fmt.Fprint(t, "\tfailed\t-")
-				case c.ToBridge == 0:
+				case r.ratio(c, r.yardstick) == 0:
 					fmt.Fprintf(t, "\t%.1f\t-", c.Median)
 				default:
-					fmt.Fprintf(t, "\t%.1f\t%.2f", c.Median, c.ToBridge)
+					fmt.Fprintf(t, "\t%.1f\t%.2f", c.Median, r.ratio(c, r.yardstick))
 				}
 			}
 			fmt.Fprintln(t)
@@ -230,7 +258,7 @@ func (r *report) short(bench string) ([]string, error) {
 	}
 	var short []string
 	for _, t := range ts {
-		name := fmt.Sprintf("%s, MTU %d, %s", t.System, t.MTU, t.Metric)
+		name := (&system{name: t.System, mtu: t.MTU}).title() + ", " + t.Metric
 		c := r.cell(t.System, t.MTU, t.Metric)
 		ratio := 0.0
 		if c != nil {

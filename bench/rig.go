@@ -23,7 +23,15 @@ type system struct {
 	mtu            int
 	client, server *ns.NS
 	target, listen netip.Addr // where the client sends, where the server is
-	gateway        int        // process that forwards; 0: the kernel does
+	gateways       []int      // processes that forward; none: the kernel does
+}
+
+// title names the system and, where systems differ by it, its MTU.
+func (s *system) title() string {
+	if s.mtu == 0 {
+		return s.name
+	}
+	return fmt.Sprintf("%s, MTU %d", s.name, s.mtu)
 }
 
 // rig is everything that one run sets up.
@@ -61,9 +69,14 @@ func (r *rig) hosts() (client, server *ns.NS, err error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, nil, err
 	}
-	return client, server, errors.Join(
-		client.Sysctl("net.ipv4.ip_local_port_range", "1024 65535"),
-		client.Sysctl("net.ipv4.tcp_tw_reuse", "1"),
+	return client, server, manyConnections(client)
+}
+
+// manyConnections makes ports return quickly.
+func manyConnections(n *ns.NS) error {
+	return errors.Join(
+		n.Sysctl("net.ipv4.ip_local_port_range", "1024 65535"),
+		n.Sysctl("net.ipv4.tcp_tw_reuse", "1"),
 	)
 }
 
@@ -255,7 +268,7 @@ func (r *rig) podgate(kind string, mtu int) error {
 	}
 	pods := &system{
 		name: podToPod(kind), mtu: mtu, client: client, server: server,
-		target: g.Pods[1].Addr, listen: g.Pods[1].Addr, gateway: pid,
+		target: g.Pods[1].Addr, listen: g.Pods[1].Addr, gateways: []int{pid},
 	}
 	service := *pods
 	service.name, service.target = podToService(kind), serviceAddr
@@ -294,6 +307,11 @@ func (r *rig) start(g gatewaySpec, files []*os.File) (pid int, err error) {
 	}
 	cmd := exec.Command("/proc/self/exe", "gateway", string(spec))
 	cmd.ExtraFiles = files
+	return r.run(cmd, cmd.Start)
+}
+
+// run starts a gateway's process, which ends with the rig.
+func (r *rig) run(cmd *exec.Cmd, start func() error) (pid int, err error) {
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -303,7 +321,7 @@ func (r *rig) start(g gatewaySpec, files []*os.File) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(); err != nil {
 		return 0, fmt.Errorf("start the gateway: %w", err)
 	}
 	r.closers = append(r.closers, func() {
@@ -329,6 +347,7 @@ type podSpec struct {
 type gatewaySpec struct {
 	Pods    []podSpec // the last one is behind the Service
 	Service netip.Addr
+	Egress  bool // has a way out by sockets
 }
 
 func (p podSpec) mac() packet.MAC {
