@@ -3,9 +3,12 @@ package stack
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"runtime"
+	"os"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,12 +56,13 @@ func (p *Plane) read() {
 // idleWait is how long, in milliseconds, the worker sleeps when nothing comes.
 const idleWait = 200
 
-// Run forwards until ctx is done, and then detaches every port. It blocks, on a
-// thread of its own; it is called once. Devices without a descriptor are looked
-// at every millisecond.
+// company is how long, in nanoseconds, after frames for the local port the
+// goroutines behind it are expected to have work.
+const company = 10e6
+
+// Run forwards until ctx is done, and then detaches every port. It blocks, and is
+// called once. Devices without a descriptor are looked at every millisecond.
 func (p *Plane) Run(ctx context.Context) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	poller, err := newPoller()
 	if err != nil {
 		return err
@@ -72,7 +76,7 @@ func (p *Plane) Run(ctx context.Context) error {
 
 	w := p.worker
 	for ctx.Err() == nil {
-		ready, err := poller.wait(w.patience())
+		ready, err := poller.wait(w.patience(), w.now-w.shared < company)
 		if err != nil {
 			return err
 		}
@@ -131,8 +135,16 @@ func (p *Plane) stop() {
 
 // poller is epoll with an eventfd to wake it. An event carries the PortID where
 // epoll has room for a descriptor; 0 is the eventfd.
+//
+// There are two ways to wait. In the kernel the thread sleeps, and wakes the
+// soonest; but it takes the scheduler's P along, and goroutines that the last
+// batch made runnable wait until another thread notices. So while there are such,
+// those of the local stack, the goroutine gives way instead, and the runtime's
+// own poller watches the epoll descriptor, on the same thread if need be.
 type poller struct {
 	epoll, event int
+	shared       *os.File // epoll's, for the runtime's poller
+	raw          syscall.RawConn
 	events       [128]unix.EpollEvent
 }
 
@@ -147,7 +159,13 @@ func newPoller() (*poller, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	p := &poller{epoll: epoll, event: event}
-	if err := p.add(event, 0); err != nil {
+	if err := errors.Join(unix.SetNonblock(epoll, true), p.add(event, 0)); err != nil {
+		unix.Close(event)
+		unix.Close(epoll)
+		return nil, err
+	}
+	p.shared = os.NewFile(uintptr(epoll), "epoll")
+	if p.raw, err = p.shared.SyscallConn(); err != nil {
 		p.close()
 		return nil, err
 	}
@@ -178,10 +196,17 @@ func (p *poller) wake() {
 	unix.Write(p.event, one[:]) // EAGAIN: it is awake
 }
 
-// wait returns what is ready, after at most that many milliseconds.
-func (p *poller) wait(ms int) ([]unix.EpollEvent, error) {
-	n, err := unix.EpollWait(p.epoll, p.events[:], ms)
-	if err == unix.EINTR {
+// wait returns what is ready, after at most that many milliseconds. With company
+// other goroutines run meanwhile on this thread.
+func (p *poller) wait(ms int, company bool) ([]unix.EpollEvent, error) {
+	var n int
+	var err error
+	if company {
+		n, err = p.giveWay(ms)
+	} else {
+		n, err = unix.EpollWait(p.epoll, p.events[:], ms)
+	}
+	if errors.Is(err, unix.EINTR) {
 		return nil, nil
 	}
 	if err != nil {
@@ -196,7 +221,21 @@ func (p *poller) wait(ms int) ([]unix.EpollEvent, error) {
 	return p.events[:n], nil
 }
 
+func (p *poller) giveWay(ms int) (n int, err error) {
+	if err := p.shared.SetReadDeadline(time.Now().Add(time.Duration(ms) * time.Millisecond)); err != nil {
+		return 0, err
+	}
+	late := p.raw.Read(func(uintptr) bool {
+		n, err = unix.EpollWait(p.epoll, p.events[:], 0)
+		return n != 0 || err != nil
+	})
+	if errors.Is(late, os.ErrDeadlineExceeded) {
+		late = nil
+	}
+	return max(n, 0), errors.Join(err, late)
+}
+
 func (p *poller) close() {
 	unix.Close(p.event)
-	unix.Close(p.epoll)
+	p.shared.Close()
 }

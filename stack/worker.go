@@ -50,6 +50,7 @@ type worker struct {
 	inner     packet.Packet // what an ICMP error quotes
 	nextID    flow.PortID
 	ticked    int64
+	shared    int64 // when the local port was last touched
 
 	reasons  [numReasons]counter
 	denials  map[denial]*denials
@@ -238,6 +239,9 @@ func (w *worker) send(out *port, f packet.Frame) {
 // flush is the one place where frames are written and buffers released.
 func (w *worker) flush() {
 	for _, out := range w.touched {
+		if out.Local {
+			w.shared = w.now
+		}
 		n, _ := out.dev.WriteBatch(out.out) // a dead device says so when it is read
 		if len(w.captures) != 0 {
 			w.capture(out, out.out[:n], false)
