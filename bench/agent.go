@@ -34,6 +34,7 @@ type sample struct {
 // roles are what a re-executed bench can be.
 var roles = map[string]func(args []string) error{
 	"dnsask":      dnsAsk,
+	"dnsawait":    dnsAwait,
 	"dnsupstream": dnsUpstream,
 	"agent-serve": serve,
 	"agent-load":  load,

@@ -147,10 +147,13 @@ func TestTargetsNameWhatIsMeasured(t *testing.T) {
 				}
 			}
 			if bench == "dns" {
-				names = []string{fmt.Sprintf(dnsPodgate, 1000), fmt.Sprintf(dnsCoreDNS, 1000)}
+				names = []string{""}
+				for _, n := range []int{1000, 10000} {
+					names = append(names, fmt.Sprintf(dnsPodgate, n), fmt.Sprintf(dnsCoreDNS, n))
+				}
 				known = func(id string) bool {
 					load := strings.TrimSuffix(strings.TrimSuffix(id, " p50"), " p99")
-					return id == "memory" || slices.ContainsFunc(dnsLoads, func(l dnsLoad) bool { return l.metric == load })
+					return id == "memory" || id == "change" || slices.ContainsFunc(dnsLoads, func(l dnsLoad) bool { return l.metric == load })
 				}
 			}
 			if bench == "ingress" {

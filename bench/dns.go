@@ -2,26 +2,20 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
-
-	mdns "github.com/miekg/dns"
-
-	"podgate/stack/link/ns"
 )
 
 // The DNS benchmark
@@ -30,8 +24,9 @@ import (
 // in the way, and by CoreDNS (bench/peers/coredns) behind a kernel veth; both
 // are asked by dnsperf (Debian) from a pod. Each kind of question is asked at
 // full load, and then by an asker of our own at half of what CoreDNS managed,
-// for the latency. Where dnsperf, or CoreDNS's module, is not there, the table
-// names it.
+// for the latency. Before that, Services are made one after the other, and asked
+// for until they are there. Where dnsperf, or CoreDNS's module, is not there, the
+// table names it.
 
 const (
 	dnsPodgate = "podgate, %d Services"
@@ -63,8 +58,16 @@ type dnsSystem struct {
 	name    string
 	at      string                                      // address of the server, for the pod
 	command func(name string, args ...string) *exec.Cmd // in the pod, not started
-	run     func(*exec.Cmd) error
+	start   func(*exec.Cmd) error
+	change  func(name string, i int) error // makes the Service dnsFresh(name, i)
 	pid     int
+}
+
+func (s *dnsSystem) run(cmd *exec.Cmd) error {
+	if err := s.start(cmd); err != nil {
+		return err
+	}
+	return cmd.Wait()
 }
 
 func dnsBench(o options) (result, error) {
@@ -82,8 +85,18 @@ func dnsBench(o options) (result, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	// Processes end with this one; files do not.
+	stopped := make(chan os.Signal, 1)
+	signal.Notify(stopped, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(stopped)
+	go func() {
+		if _, ok := <-stopped; ok {
+			os.RemoveAll(dir)
+			os.Exit(130)
+		}
+	}()
 	for _, n := range r.sizes {
-		if err := r.measure(dir, n, seconds, p.rounds); err != nil {
+		if err := r.measure(dir, n, seconds, min(p.rounds, 3)); err != nil {
 			return nil, err
 		}
 	}
@@ -104,23 +117,34 @@ func (r *dnsReport) measure(dir string, n, seconds, rounds int) error {
 			return err
 		}
 	}
-	var systems []*dnsSystem
-	ours, stop, err := dnsStartPodgate(dir, n)
-	defer stop()
+	rig := new(rig)
+	defer rig.close()
+	ours, err := dnsStartPodgate(rig, dir, n)
 	if err != nil {
-		return err
+		return fmt.Errorf("podgate, %d Services: %w", n, err)
 	}
-	systems = append(systems, ours)
-	theirs, stop, err := dnsStartCoreDNS(dir, n)
-	defer stop()
+	systems := []*dnsSystem{ours}
+	theirs, err := dnsStartCoreDNS(rig, dir, n)
 	if err != nil {
 		r.Missing = append(r.Missing, absence{fmt.Sprintf(dnsCoreDNS, n), err.Error()})
 	} else {
 		systems = append(systems, theirs)
 	}
+	for _, s := range systems {
+		fmt.Fprintf(os.Stderr, "bench: %s: changes\n", s.name)
+		for i := range 2*rounds + 1 {
+			took, err := s.awaitChange(i)
+			if err != nil {
+				return fmt.Errorf("%s: from a change to its answer: %w", s.name, err)
+			}
+			if i > 0 { // the first warms up
+				r.note(s.name, "change", "ms", took)
+			}
+		}
+	}
 	for range rounds {
 		for _, l := range dnsLoads {
-			half := 10_000.0
+			half := 10_000.0 // queries a second, without CoreDNS
 			for _, s := range slices.Backward(systems) {
 				fmt.Fprintf(os.Stderr, "bench: %s: %s\n", s.name, l.title)
 				qps, err := s.perf(filepath.Join(dir, l.metric), seconds)
@@ -179,205 +203,6 @@ func (s *dnsSystem) latency(file string, rate float64, seconds int) (p50, p99 fl
 	return p50, p99, err
 }
 
-// dnsAsk is the role of the asker.
-func dnsAsk(args []string) error {
-	fs := flag.NewFlagSet("dnsask", flag.ExitOnError)
-	server, file := fs.String("server", "", ""), fs.String("file", "", "")
-	rate, seconds := fs.Int("rate", 1000, ""), fs.Int("seconds", 1, "")
-	fs.Parse(args)
-	data, err := os.ReadFile(*file)
-	if err != nil {
-		return err
-	}
-	var queries [][]byte
-	for line := range strings.Lines(string(data)) {
-		b, err := new(mdns.Msg).SetQuestion(mdns.Fqdn(strings.Fields(line)[0]), mdns.TypeA).Pack()
-		if err != nil {
-			return err
-		}
-		queries = append(queries, b)
-	}
-	c, err := net.Dial("udp", net.JoinHostPort(*server, "53"))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	var sent [1 << 16]time.Time
-	total := *rate * *seconds
-	took := make([]float64, 0, total)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		in := make([]byte, 4096)
-		for len(took) < total {
-			n, err := c.Read(in)
-			if err != nil {
-				return
-			}
-			if n >= 2 {
-				took = append(took, float64(time.Since(sent[binary.BigEndian.Uint16(in)]).Nanoseconds())/1000)
-			}
-		}
-	}()
-	start := time.Now()
-	for i := 0; i < total; {
-		due := int(time.Since(start).Seconds() * float64(*rate))
-		for ; i < min(due, total); i++ {
-			q := queries[i%len(queries)]
-			binary.BigEndian.PutUint16(q, uint16(i))
-			sent[uint16(i)] = time.Now()
-			c.Write(q)
-		}
-		time.Sleep(50 * time.Microsecond)
-	}
-	c.SetReadDeadline(time.Now().Add(time.Second))
-	<-done
-	if len(took) < total/2 {
-		return fmt.Errorf("%d of %d queries were answered", len(took), total)
-	}
-	slices.Sort(took)
-	fmt.Println(took[len(took)/2], took[len(took)*99/100])
-	return nil
-}
-
-// dnsUpstream is the role of the server that both forward to.
-func dnsUpstream([]string) error {
-	return (&mdns.Server{Addr: "127.0.0.1" + dnsPort, Net: "udp", Handler: mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
-		m := new(mdns.Msg).SetReply(q)
-		m.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 300}, A: net.IPv4(192, 0, 2, 80)}}
-		w.WriteMsg(m)
-	})}).ListenAndServe()
-}
-
-// dnsStartPodgate starts the program with n Services and a pod. stop is never nil.
-func dnsStartPodgate(dir string, n int) (s *dnsSystem, stop func(), err error) {
-	var closers []func()
-	stop = func() {
-		for _, c := range slices.Backward(closers) {
-			c()
-		}
-	}
-	exe := filepath.Join(dir, "podgate.exe")
-	if out, err := exec.Command("go", "build", "-o", exe, "./cmd/podgate").CombinedOutput(); err != nil {
-		return nil, stop, fmt.Errorf("build podgate: %w\n%s", err, out)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, stop, err
-	}
-	up := exec.Command(self, "dnsupstream")
-	if err := up.Start(); err != nil {
-		return nil, stop, err
-	}
-	closers = append(closers, func() { up.Process.Kill(); up.Wait() })
-	manifests := filepath.Join(dir, fmt.Sprintf("many-%d.yaml", n))
-	if err := os.WriteFile(manifests, []byte(dnsManifests(n)), 0o644); err != nil {
-		return nil, stop, err
-	}
-	podgate := func(args ...string) *exec.Cmd {
-		cmd := exec.Command(exe, args...)
-		cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+dir)
-		return cmd
-	}
-	closers = append(closers, func() { podgate("down").Run() })
-	if out, err := podgate("up", "--detach", manifests, "--set", "dns.upstreams=127.0.0.1"+dnsPort, "--set", "ingress.http=", "--set", "ingress.https=").CombinedOutput(); err != nil {
-		return nil, stop, fmt.Errorf("podgate up: %w\n%s", err, out)
-	}
-	pid, err := os.ReadFile(filepath.Join(dir, "podgate", "default", "lock"))
-	if err != nil {
-		return nil, stop, err
-	}
-	s = &dnsSystem{name: fmt.Sprintf(dnsPodgate, n), at: "10.96.0.10", run: (*exec.Cmd).Run}
-	s.pid, _ = strconv.Atoi(strings.TrimSpace(string(pid)))
-	s.command = func(name string, args ...string) *exec.Cmd {
-		return podgate(append([]string{"exec", "-n", "many", "client", "--", name}, args...)...)
-	}
-	return s, stop, nil
-}
-
-// dnsStartCoreDNS starts CoreDNS behind a veth. stop is never nil.
-func dnsStartCoreDNS(dir string, n int) (s *dnsSystem, stop func(), err error) {
-	r := &rig{}
-	stop = r.close
-	exe := filepath.Join(dir, "coredns")
-	build := exec.Command("go", "build", "-o", exe, ".")
-	build.Dir, build.Env = "bench/peers/coredns", append(os.Environ(), "GOPROXY=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, stop, fmt.Errorf("cannot be built: run `go mod download` in bench/peers/coredns (%s)", firstLine(out))
-	}
-	client, err1 := r.ns("client")
-	server, err2 := r.ns("server")
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, stop, err
-	}
-	err = errors.Join(ns.Veth(client, "eth0", server, "eth0"), client.Up("eth0"), server.Up("eth0"), server.Up("lo"),
-		client.Addr("eth0", netip.MustParsePrefix("10.244.0.4/16")), server.Addr("eth0", netip.MustParsePrefix("10.244.0.2/16")))
-	if err != nil {
-		return nil, stop, err
-	}
-	corefile := filepath.Join(dir, "Corefile")
-	text := ".:53 {\n bind 10.244.0.2\n errors\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n endpoint http://127.0.0.1:8001\n pods insecure\n ttl 30\n }\n forward . 127.0.0.1" + dnsPort + "\n cache 30\n loadbalance\n}\n"
-	if err := os.WriteFile(corefile, []byte(text), 0o644); err != nil {
-		return nil, stop, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, stop, err
-	}
-	var coredns *ns.Cmd
-	for _, args := range [][]string{{exe, "apiserver", "-services", strconv.Itoa(n)}, {self, "dnsupstream"}, {exe, "-quiet", "-conf", corefile}} {
-		coredns = server.Command(args[0], args[1:]...)
-		coredns.Stderr = os.Stderr
-		if err := coredns.Start(); err != nil {
-			return nil, stop, err
-		}
-		process := coredns
-		r.closers = append(r.closers, func() { process.Process.Kill(); process.Wait() })
-	}
-	s = &dnsSystem{name: fmt.Sprintf(dnsCoreDNS, n), at: "10.244.0.2", pid: coredns.Process.Pid}
-	s.command = exec.Command
-	s.run = func(cmd *exec.Cmd) error {
-		in := client.Command(cmd.Path, cmd.Args[1:]...)
-		in.Stdout, in.Stderr = cmd.Stdout, cmd.Stderr
-		return in.Run()
-	}
-	return s, stop, client.Do(func() error { return dnsReady(s.at, fmt.Sprintf("s%d.many.svc.cluster.local.", n-1)) })
-}
-
-// dnsReady waits until a server knows a name.
-func dnsReady(at, name string) error {
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		m, _, err := (&mdns.Client{Timeout: time.Second}).Exchange(new(mdns.Msg).SetQuestion(name, mdns.TypeA), at+":53")
-		if err == nil && len(m.Answer) > 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s does not know %s: %v", at, name, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-func firstLine(b []byte) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
-	return line
-}
-
-// dnsManifests are n Services, a headless one with 100 endpoints, and the pod.
-func dnsManifests(n int) string {
-	var b strings.Builder
-	b.WriteString("apiVersion: v1\nkind: Pod\nmetadata: {name: client, namespace: many}\nspec: {containers: [{name: c, image: none}]}\n")
-	for i := range n {
-		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Service\nmetadata: {name: s%d, namespace: many}\nspec: {clusterIP: 10.96.%d.%d, ports: [{name: http, port: 80}]}\n", i, 1+i/250, i%250)
-	}
-	b.WriteString("---\napiVersion: v1\nkind: Service\nmetadata: {name: headless, namespace: many}\nspec: {clusterIP: None, ports: [{name: http, port: 80}]}\n")
-	b.WriteString("---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: headless-1, namespace: many, labels: {kubernetes.io/service-name: headless}}\naddressType: IPv4\nports: [{name: http, port: 80}]\nendpoints:\n")
-	for i := range 100 {
-		fmt.Fprintf(&b, "- addresses: [10.244.200.%d]\n", 1+i)
-	}
-	return b.String()
-}
-
 // residentMB is the resident memory of a process, 0 if it is gone.
 func residentMB(pid int) float64 {
 	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -404,9 +229,13 @@ func (r *dnsReport) print(w io.Writer) error {
 			if c.System != ours {
 				continue
 			}
-			fmt.Fprintf(t, "%s, %s\t%.0f", c.Metric, c.Unit, c.Median)
+			digits := 0
+			if c.Unit == "ms" {
+				digits = 1
+			}
+			fmt.Fprintf(t, "%s, %s\t%.*f", c.Metric, c.Unit, digits, c.Median)
 			if peer := r.cell(theirs, 0, c.Metric); peer != nil && peer.Median > 0 {
-				fmt.Fprintf(t, "\t%.0f\t%.2f\n", peer.Median, c.Median/peer.Median)
+				fmt.Fprintf(t, "\t%.*f\t%.2f\n", digits, peer.Median, c.Median/peer.Median)
 			} else {
 				fmt.Fprint(t, "\t-\t-\n")
 			}
@@ -438,4 +267,12 @@ func (r *dnsReport) chart(w io.Writer) {
 		}
 	}
 	fmt.Fprintln(w, `</svg>`)
+}
+
+// short leaves out the targets of sizes that a quick run does not have.
+func (r *dnsReport) short(bench string) ([]string, error) {
+	all, err := r.report.short(bench)
+	return slices.DeleteFunc(all, func(s string) bool {
+		return !slices.ContainsFunc(r.sizes, func(n int) bool { return strings.HasPrefix(s, fmt.Sprintf(dnsPodgate, n)+",") })
+	}), err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -33,25 +34,40 @@ func (g *gateway) compileLoop(ctx context.Context) {
 		defer t.Stop()
 		reread = t.C
 	}
+	var settled <-chan time.Time
+	var freed time.Time
 	for {
-		g.compile(g.store.State())
+		if g.compile(g.store.State()) {
+			settled = time.After(max(settleTime, freeEvery-time.Since(freed)))
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick:
 		case <-reread:
+		case <-settled:
+			settled, freed = nil, time.Now()
+			debug.FreeOSMemory()
 		}
 	}
 }
 
+// Reading manifests and compiling leave as much behind as they make. It is given
+// back to the system when nothing has changed for settleTime, at most every
+// freeEvery: the heap is small enough for a collection then not to be noticed.
+const (
+	settleTime = time.Second
+	freeEvery  = 10 * time.Second
+)
+
 // compile turns a state into tables and publishes them: the data path before
-// names and routes that would lead to it.
-func (g *gateway) compile(st *kube.State) {
+// names and routes that would lead to it. It reports whether there was anything new.
+func (g *gateway) compile(st *kube.State) bool {
 	g.mu.Lock()
 	prev := g.compiled
 	g.mu.Unlock()
 	if prev.state == st && !g.corefile.changed(g.cfg.Corefile) {
-		return
+		return false
 	}
 	own := ownAddrs(g.cfg.Kube.PodCIDRs)
 	next := tables{state: st}
@@ -91,6 +107,7 @@ func (g *gateway) compile(st *kube.State) {
 	g.listeners = append(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isIngress(l) }), published...)
 	g.mu.Unlock()
 	g.changed.Broadcast()
+	return true
 }
 
 func isIngress(l control.Listener) bool {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -18,7 +19,30 @@ func serveAPI(args []string) error {
 	listen := fs.String("listen", "127.0.0.1:8001", "`address` to listen on")
 	services := fs.Int("services", 1000, "number of Services")
 	fs.Parse(args)
-	return http.ListenAndServe(*listen, newAPIServer(cluster(*services)))
+	api := newAPIServer(cluster(*services))
+	http.Handle("/", api)
+	http.HandleFunc("POST /fresh", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		ports, err := strconv.Atoi(q.Get("ports"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		api.change("/api/v1/services", fresh(q.Get("name"), q.Get("ip"), ports))
+	})
+	return http.ListenAndServe(*listen, nil)
+}
+
+// fresh is a Service with so many ports, named p0 and so on.
+func fresh(name, ip string, ports int) *corev1.Service {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "many", Name: name},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip}},
+	}
+	for i := range ports {
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", i), Protocol: corev1.ProtocolTCP, Port: int32(1 + i)})
+	}
+	return svc
 }
 
 // cluster is what bench/dns.go writes as manifests: n Services with a ClusterIP
