@@ -42,7 +42,7 @@ type policySystem struct {
 	name           string
 	client, server *ns.NS
 	target, listen netip.Addr
-	gateway        int // process that forwards; 0: the kernel does
+	gateways       []int // processes that forward; none: the kernel does
 	// load replaces all policies by n; change changes one of n, several times.
 	// Both return milliseconds.
 	load   func(n int) (float64, error)
@@ -114,7 +114,7 @@ func (r *policyReport) measure(s *policySystem, n int, p plan) error {
 	}
 	r.note(s.name, n, "load", "ms", load)
 	c := metric{load: "service", port: policyPort, oneCPU: true}
-	ends := &system{name: s.name, client: s.client, server: s.server, target: s.target, listen: s.listen, gateways: []int{s.gateway}}
+	ends := &system{name: s.name, client: s.client, server: s.server, target: s.target, listen: s.listen, gateways: s.gateways}
 	c.value = func(got sample) float64 {
 		r.note(s.name, n, "connect p50", "us", got.P50)
 		r.note(s.name, n, "connect p99", "us", got.P99)
@@ -193,7 +193,7 @@ func podgatePolicies(r *rig, _ options) (*policySystem, error) {
 		return nil, err
 	}
 	return &policySystem{
-		name: policyPodgate, client: pods.client, server: pods.server, gateway: pods.pid,
+		name: policyPodgate, client: pods.client, server: pods.server, gateways: []int{pods.pid},
 		target: netip.MustParseAddr("10.244.0.5"), listen: netip.MustParseAddr("10.244.0.5"),
 		load:    func(n int) (ms float64, err error) { return ms, ask(&ms, "load %d", n) },
 		change:  func(n int) (all []float64, err error) { return all, ask(&all, "change %d", n) },
