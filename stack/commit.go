@@ -34,6 +34,7 @@ func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, 
 		return nil, nil
 	}
 	w.cookie(f).audited = w.judged(in.attachment, p.Tuple, &d)
+	w.verdicts.allowed(w, in.attachment, p.Tuple, &d)
 	return f, &f.Orig
 }
 

@@ -127,10 +127,14 @@ func (w *worker) judged(in *attachment, t packet.Tuple, d *decision) (audited bo
 			w.verdicts.say(w, in, t, d, r)
 		}
 	}
-	if w.verdicts != nil && w.verdicts.all && (d.judged[policy.Ingress].By != nil || d.judged[policy.Egress].By != nil) {
-		w.verdicts.say(w, in, t, d, None)
-	}
 	return audited
+}
+
+// allowed notes a conversation that rules of policies let begin.
+func (l *verdictLog) allowed(w *worker, in *attachment, t packet.Tuple, d *decision) {
+	if l != nil && l.all && (d.judged[policy.Ingress].By != nil || d.judged[policy.Egress].By != nil) {
+		l.say(w, in, t, d, None)
+	}
 }
 
 // CutRecord is a conversation that a policy would end.

@@ -81,7 +81,7 @@ func TestPolicyCommands(t *testing.T) {
 	s := newShell(t)
 	pods, deny := write(t, "pods.yaml", policyPods), write(t, "deny.yaml", policyDeny)
 	log := filepath.Join(t.TempDir(), "verdicts.json")
-	s.up("--set ingress.http= --set ingress.https= --set policy.log=" + log + " --set dns.upstreams=" + pc.LocalAddr().String() +
+	s.up("--set ingress.http= --set ingress.https= --set policy.log=" + log + " --set policy.log-verdicts=all --set dns.upstreams=" + pc.LocalAddr().String() +
 		" --set egress.allow=192.0.2.7/32,192.0.2.8/32 " + pods)
 	ip := strings.Fields(s.must("podgate exec -n demo web -- hostname -I"))[0]
 	ask := "podgate exec -n demo job -- curl -s -m 2 http://" + ip + "/hostname"
@@ -163,6 +163,10 @@ spec:
 		if got := s.must(get + "api.example.com:8000"); got != "outside\n" {
 			t.Errorf("by name: %q", got)
 		}
+		until(t, "the log has the rule that allowed", func() bool {
+			data, _ := os.ReadFile(log)
+			return strings.Contains(string(data), `"verdict":"allow"`) && strings.Contains(string(data), `"rules":["cluster policy names rule egress[0]"]`)
+		})
 		s.must(get + "192.0.2.7:8000")
 		if r := s.run(get + "192.0.2.8:8000"); r.code != 28 {
 			t.Errorf("an address without that name: exit code %d, want 28 (timeout)", r.code)
