@@ -78,7 +78,7 @@ func (s *Store) Attach(a Attachment) (*corev1.Pod, error) {
 	}
 	pod.CreationTimestamp, pod.Generation = s.now(), 1
 	pod.Spec.NodeName = s.cfg.NodeName
-	pod.Status = s.firstStatus(a.Addrs)
+	pod.Status = s.firstStatus(&podRecord{addrs: a.Addrs})
 	r := &podRecord{name: a.Name, owner: key{attachment, a.Name}, seq: s.births, addrs: a.Addrs, attached: true}
 	if s.replica != nil {
 		s.attachReplica(r, pod)

@@ -55,7 +55,7 @@ func lookupVersion(apiVersion, kindName string) (v version, known bool, what str
 		group = ""
 	}
 	switch group {
-	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io", gatewayGroup, "core":
+	case "", "apps", "extensions", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io", "k8s.cni.cncf.io", gatewayGroup, "core":
 	default:
 		return v, false, ""
 	}

@@ -72,6 +72,14 @@ type State struct {
 	StatefulSets map[Name]*appsv1.StatefulSet
 	DaemonSets   map[Name]*appsv1.DaemonSet
 
+	// Pod networks beside the cluster's own: the definitions, what podgate made of
+	// them, deleted ones that pods still have included, and the interfaces of the
+	// pods that select networks. All other pods have one interface, on the
+	// cluster's own.
+	NetworkAttachments map[Name]*NetworkAttachmentDefinition
+	Networks           map[Name]*Network
+	Interfaces         map[Name]*Interfaces
+
 	Problems []Problem // sorted by object
 }
 

@@ -92,6 +92,7 @@ var kinds = []*kind{
 	{name: "Secret", version: "v1", resource: "secrets", new: func() API { return new(corev1.Secret) }},
 	{name: "NetworkPolicy", group: "networking.k8s.io", version: "v1", resource: "networkpolicies", new: func() API { return new(networkingv1.NetworkPolicy) }},
 	{name: "ClusterNetworkPolicy", group: "policy.networking.k8s.io", version: "v1alpha2", resource: "clusternetworkpolicies", clusterScoped: true, new: func() API { return new(policyv1alpha2.ClusterNetworkPolicy) }},
+	{name: "NetworkAttachmentDefinition", group: "k8s.cni.cncf.io", version: "v1", resource: "network-attachment-definitions", new: func() API { return new(NetworkAttachmentDefinition) }},
 	{name: "Service", version: "v1", resource: "services", new: func() API { return new(corev1.Service) }},
 	{name: "Endpoints", version: "v1", resource: "endpoints", new: func() API { return new(oldEndpoints) }},
 	{name: "EndpointSlice", group: "discovery.k8s.io", version: "v1", resource: "endpointslices", new: func() API { return new(discoveryv1.EndpointSlice) }},

@@ -27,11 +27,15 @@ type podRecord struct {
 	name     Name
 	owner    key
 	revision string       // of the template that it was made from
-	addrs    []netip.Addr // none of its own: the node's
+	addrs    []netip.Addr // in the pod CIDRs; none of its own: the node's
+	foreign  bool         // another network takes the place of the cluster's own
+	told     bool         // NetworkStatusAnnotation is set
 	ordinal  int          // in a StatefulSet
 	seq      uint64       // rises with age falling
 	attached bool         // the runtime has it
 	local    bool         // built in
+
+	interfaces []Interface // of one that selects networks, once it has them
 }
 
 func (p *podRecord) compare(q *podRecord) int { return cmp.Compare(p.seq, q.seq) }
@@ -54,8 +58,10 @@ func (s *Store) makePod(b blueprint) bool {
 		s.starved[b.owner] = true // of a name
 		return false
 	}
+	selects := selectsNetworks(b.meta.Annotations, &b.spec)
+	foreign := selects && b.meta.Annotations[DefaultNetworkAnnotation] != ""
 	var addrs []netip.Addr
-	if !b.spec.HostNetwork {
+	if !b.spec.HostNetwork && !foreign {
 		var err error
 		if addrs, err = s.podAddresses.take(); err != nil {
 			s.starved[b.owner] = true
@@ -75,10 +81,12 @@ func (s *Store) makePod(b blueprint) bool {
 	pod.CreationTimestamp = s.now()
 	pod.Generation = 1
 	pod.Spec.NodeName = s.cfg.NodeName
-	pod.Status = s.firstStatus(addrs)
-	s.addPod(&podRecord{
-		name: b.name, owner: b.owner, revision: b.revision, addrs: addrs, ordinal: b.ordinal, seq: s.births,
-	}, pod)
+	r := &podRecord{name: b.name, owner: b.owner, revision: b.revision, addrs: addrs, foreign: foreign, ordinal: b.ordinal, seq: s.births}
+	pod.Status = s.firstStatus(r)
+	s.addPod(r, pod)
+	if selects {
+		s.dirtyInterfaces[b.name] = true
+	}
 	return true
 }
 
@@ -93,7 +101,7 @@ func (s *Store) addPod(r *podRecord, pod *corev1.Pod) {
 }
 
 // firstStatus is that of a pod that was given its addresses and no more.
-func (s *Store) firstStatus(addrs []netip.Addr) corev1.PodStatus {
+func (s *Store) firstStatus(r *podRecord) corev1.PodStatus {
 	now := s.now()
 	condition := func(t corev1.PodConditionType, status corev1.ConditionStatus, reason string) corev1.PodCondition {
 		return corev1.PodCondition{Type: t, Status: status, Reason: reason, LastTransitionTime: now}
@@ -107,16 +115,19 @@ func (s *Store) firstStatus(addrs []netip.Addr) corev1.PodStatus {
 			condition(corev1.PodScheduled, corev1.ConditionTrue, ""),
 		},
 	}
-	s.setAddresses(&st, addrs)
+	s.setAddresses(&st, r)
 	return st
 }
 
 // setAddresses writes the addresses of a pod, those of the node if it has none
 // of its own, and those of the node.
-func (s *Store) setAddresses(st *corev1.PodStatus, addrs []netip.Addr) {
-	st.PodIPs, st.HostIPs = nil, nil
-	node := s.cfg.Addrs(GatewayOffset)
-	if len(addrs) == 0 {
+func (s *Store) setAddresses(st *corev1.PodStatus, r *podRecord) {
+	st.PodIP, st.PodIPs, st.HostIPs = "", nil, nil
+	node, addrs := s.cfg.Addrs(GatewayOffset), r.addrs
+	switch {
+	case len(r.interfaces) > 0:
+		addrs = r.interfaces[0].Addrs
+	case len(addrs) == 0 && !r.foreign: // whose will come
 		addrs = node
 	}
 	for _, a := range addrs {
@@ -125,7 +136,10 @@ func (s *Store) setAddresses(st *corev1.PodStatus, addrs []netip.Addr) {
 	for _, a := range node {
 		st.HostIPs = append(st.HostIPs, corev1.HostIP{IP: a.String()})
 	}
-	st.PodIP, st.HostIP = st.PodIPs[0].IP, st.HostIPs[0].IP
+	if len(st.PodIPs) > 0 {
+		st.PodIP = st.PodIPs[0].IP
+	}
+	st.HostIP = st.HostIPs[0].IP
 }
 
 // setPod serves a new version of a pod and marks what depends on it.
@@ -184,6 +198,7 @@ func (s *Store) removePod(r *podRecord) {
 	s.unindexPod(pod)
 	s.next.pods.delete(r.name)
 	s.podAddresses.free(r.addrs)
+	s.releaseInterfaces(r)
 	for k := range s.starved {
 		s.dirtyWorkloads[k] = true
 	}
@@ -211,9 +226,9 @@ func (s *Store) SetPodStatus(name Name, uid string, status corev1.PodStatus) {
 	}
 	r.attached = true
 	status = *status.DeepCopy()
-	s.setAddresses(&status, r.addrs)
+	s.setAddresses(&status, r)
 	if !slices.ContainsFunc(status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled }) {
-		status.Conditions = append(status.Conditions, s.firstStatus(r.addrs).Conditions[3])
+		status.Conditions = append(status.Conditions, s.firstStatus(r).Conditions[3])
 	}
 	for i := range status.Conditions {
 		c := &status.Conditions[i]
@@ -225,11 +240,18 @@ func (s *Store) SetPodStatus(name Name, uid string, status corev1.PodStatus) {
 			c.LastTransitionTime = s.now()
 		}
 	}
-	if equality.Semantic.DeepEqual(old.Status, status) {
+	tells := !r.told && len(r.interfaces) > 0 && slices.ContainsFunc(status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionTrue
+	})
+	if equality.Semantic.DeepEqual(old.Status, status) && !tells {
 		return
 	}
 	pod := *old
 	pod.Status = status
+	if tells {
+		r.told = true
+		pod.Annotations = r.annotated(pod.Annotations)
+	}
 	s.setPod(&pod)
 	s.settle()
 	s.publish()
@@ -282,7 +304,7 @@ func (s *Store) localPod(n Name, offset uint64, labels map[string]string, ports 
 	pod.UID = s.newUID(key{"Pod", n})
 	pod.CreationTimestamp = s.now()
 	pod.Spec.NodeName = s.cfg.NodeName
-	pod.Status = s.firstStatus(s.cfg.Addrs(offset))
+	pod.Status = s.firstStatus(&podRecord{addrs: s.cfg.Addrs(offset)})
 	s.runs(pod)
 	return pod
 }

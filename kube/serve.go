@@ -39,6 +39,7 @@ func forgetServerSide(o API) {
 	o.GetObjectKind().SetGroupVersionKind(kindOf(o).gvk())
 	if a := o.GetAnnotations(); a != nil {
 		delete(a, corev1.LastAppliedConfigAnnotation)
+		delete(a, NetworkStatusAnnotation)
 	}
 	switch o := o.(type) {
 	case *corev1.Namespace:
@@ -100,6 +101,8 @@ func (s *Store) admissible(k key, want API) field.ErrorList {
 		if s.next.endpointSlices.m[k.name] != nil && s.records[k] == nil {
 			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name, "the EndpointSlice exists already, made for a Service")}
 		}
+	case *NetworkAttachmentDefinition:
+		return s.admitNetwork(o)
 	case *corev1.Service:
 		served := *o // the rest of it is shared: allocate writes to nothing else
 		served.Spec.Ports = slices.Clone(o.Spec.Ports)
@@ -191,6 +194,9 @@ func (s *Store) serve(k key, r *record) {
 		serveIn(&s.next.backendTLSPolicies, k.name, r, func(o *gatewayv1.BackendTLSPolicy) { r.stamp(&o.ObjectMeta) })
 	case "EndpointSlice":
 		serveIn(&s.next.endpointSlices, k.name, r, func(o *discoveryv1.EndpointSlice) { r.stamp(&o.ObjectMeta) })
+	case "NetworkAttachmentDefinition":
+		serveIn(&s.next.attachments, k.name, r, func(o *NetworkAttachmentDefinition) { r.stamp(&o.ObjectMeta) })
+		s.serveNetwork(k.name, r)
 	case "Endpoints":
 		s.dirtyServices[k.name] = true
 	case "Service":

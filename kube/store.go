@@ -58,10 +58,13 @@ type Store struct {
 	servicesBy   labelIndex                  // Services by one label of their selector, see indexed
 	slicesOf     map[Name][]Name             // EndpointSlices made for each Service
 	starved      map[key]bool                // workloads that found no address or name for a pod
+	networks     map[Name]*network
+	unattached   map[Name]bool // pods that wait for a network
 
 	dirtyWorkloads  map[key]bool
 	dirtyServices   map[Name]bool
 	dirtyNamespaces map[string]bool
+	dirtyInterfaces map[Name]bool // pods
 
 	next struct {
 		namespaces      table[string, *corev1.Namespace]
@@ -88,6 +91,10 @@ type Store struct {
 		tlsRoutes          table[Name, *gatewayv1.TLSRoute]
 		referenceGrants    table[Name, *gatewayv1.ReferenceGrant]
 		backendTLSPolicies table[Name, *gatewayv1.BackendTLSPolicy]
+
+		attachments table[Name, *NetworkAttachmentDefinition]
+		networks    table[Name, *Network]
+		interfaces  table[Name, *Interfaces]
 
 		problems bool // changed
 	}
@@ -137,6 +144,9 @@ func newStore(cfg Config, clock Clock) *Store {
 		servicesBy:      labelIndex{},
 		slicesOf:        map[Name][]Name{},
 		starved:         map[key]bool{},
+		networks:        map[Name]*network{},
+		unattached:      map[Name]bool{},
+		dirtyInterfaces: map[Name]bool{},
 		dirtyWorkloads:  map[key]bool{},
 		dirtyServices:   map[Name]bool{},
 		dirtyNamespaces: map[string]bool{},
@@ -366,13 +376,17 @@ func (s *Store) forget(k key) {
 
 // settle makes everything follow from the records.
 func (s *Store) settle() {
-	for len(s.dirtyWorkloads)+len(s.dirtyServices)+len(s.dirtyNamespaces) > 0 {
+	for len(s.dirtyWorkloads)+len(s.dirtyInterfaces)+len(s.dirtyServices)+len(s.dirtyNamespaces) > 0 {
 		for _, k := range sortedKeys(s.dirtyWorkloads, compareKeys) {
 			delete(s.dirtyWorkloads, k)
 			s.reconcileWorkload(k)
 		}
 		if len(s.dirtyWorkloads) > 0 {
 			continue
+		}
+		for _, n := range sortedKeys(s.dirtyInterfaces, s.compareWishes) {
+			delete(s.dirtyInterfaces, n)
+			s.reconcileInterfaces(n)
 		}
 		for _, n := range sortedKeys(s.dirtyServices, compareNames) {
 			delete(s.dirtyServices, n)
@@ -443,6 +457,9 @@ func (s *Store) take(st *State, t *taking) {
 	take(t, &st.ReplicaSets, &s.next.replicaSets)
 	take(t, &st.StatefulSets, &s.next.statefulSets)
 	take(t, &st.DaemonSets, &s.next.daemonSets)
+	take(t, &st.NetworkAttachments, &s.next.attachments)
+	take(t, &st.Networks, &s.next.networks)
+	take(t, &st.Interfaces, &s.next.interfaces)
 }
 
 func take[K comparable, V any](t *taking, to *map[K]V, from *table[K, V]) {
@@ -476,6 +493,11 @@ func (s *Store) current() *State {
 		st.Problems = slices.Clone(s.loading)
 		for _, ps := range s.problems {
 			st.Problems = append(st.Problems, ps...)
+		}
+		for _, ifs := range st.Interfaces {
+			if ifs.Problem != nil {
+				st.Problems = append(st.Problems, *ifs.Problem)
+			}
 		}
 		st.Problems = sortProblems(st.Problems)
 	}

@@ -67,6 +67,9 @@ func (s *Store) reconcileWorkload(k key) {
 // reconcilePod keeps a pod that was asked for by itself.
 func (s *Store) reconcilePod(k key, want *corev1.Pod) {
 	b := blueprint{name: k.name, owner: k, revision: fingerprint(want.Spec), meta: want.ObjectMeta, spec: want.Spec}
+	if selectsNetworks(want.Annotations, &want.Spec) {
+		b.revision = fingerprint([]any{want.Spec, want.Annotations[NetworksAnnotation], want.Annotations[DefaultNetworkAnnotation]})
+	}
 	if r := s.pods[k.name]; r != nil && r.owner == k && r.revision != b.revision {
 		s.deletePod(k.name)
 	}
@@ -78,9 +81,10 @@ func (s *Store) reconcilePod(k key, want *corev1.Pod) {
 	if old.DeletionTimestamp != nil || s.pods[k.name].owner != k {
 		return
 	}
-	if !maps.Equal(old.Labels, want.Labels) || !maps.Equal(old.Annotations, want.Annotations) {
+	annotations := s.pods[k.name].annotated(want.Annotations)
+	if !maps.Equal(old.Labels, want.Labels) || !maps.Equal(old.Annotations, annotations) {
 		pod := *old
-		pod.Labels, pod.Annotations = maps.Clone(want.Labels), maps.Clone(want.Annotations)
+		pod.Labels, pod.Annotations = maps.Clone(want.Labels), maps.Clone(annotations)
 		s.setPod(&pod)
 	}
 }
