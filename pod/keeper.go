@@ -130,13 +130,17 @@ func (k *keeper) handle(req request, files []*os.File) {
 	defer closeAll(files)
 	switch {
 	case req.Sandbox != nil:
-		kind, fd, err := k.newSandbox(*req.Sandbox)
-		if err != nil || fd < 0 {
+		ends, err := k.newSandbox(*req.Sandbox)
+		if err != nil || len(ends) == 0 {
 			k.answer(req.ID, err)
 			return
 		}
-		k.wire.send(reply{ID: req.ID, Kind: kind}, fd)
-		unix.Close(fd)
+		fds := make([]int, len(ends))
+		for i, e := range ends {
+			fds[i] = e.fd
+		}
+		k.wire.send(reply{ID: req.ID, Kind: ends[0].kind}, fds...)
+		closeEnds(ends)
 	case req.Destroy != nil:
 		k.answer(req.ID, k.destroy(req.Destroy.Sandbox))
 	case req.Start != nil:

@@ -20,12 +20,18 @@ const (
 	Veth = "veth" // eth0 is one end of a veth, FD an AF_PACKET socket on the other
 )
 
-// NIC is the gateway's end of a pod's eth0.
+// NIC is the gateway's end of one of a pod's interfaces.
 type NIC struct {
-	Kind string // TAP or Veth
-	FD   int    // owned by the receiver, who closes it to give the link up
-	MAC  packet.MAC
-	MTU  int // bytes of IP packet
+	Kind  string // TAP or Veth
+	FD    int    // owned by the receiver, who closes it to give the link up
+	Name  string // in the pod: eth0, net1
+	MAC   packet.MAC
+	MTU   int // bytes of IP packet
+	Addrs []netip.Addr
+
+	Network   *kube.Network // nil: the cluster's own
+	Secondary bool          // not the pod's first
+	Default   bool          // the pod's default route leads here
 }
 
 // Config is what a Runtime needs to know. Dir, Attach, Detach, Status, Gone and
@@ -42,7 +48,7 @@ type Config struct {
 	Nameservers   []netip.Addr        // ClusterIPs of the cluster's DNS Service
 	ClusterDomain string              // "cluster.local"
 	NodeName      string              // "podgate"
-	MTU           int                 // of eth0, bytes; 65520
+	MTU           int                 // of interfaces whose network says nothing, bytes; 65520
 	NICKind       string              // TAP or Veth to insist on one; empty takes a TAP where /dev/net/tun opens
 
 	Exe  string // program that is re-executed as the keeper; /proc/self/exe
@@ -56,10 +62,12 @@ type Config struct {
 	// without a Close.
 	Remove []string
 
-	// Attach makes the data path know the pod, whose status.podIPs are the
-	// addresses of nic, and returns when it does. It owns nic.FD in any case.
+	// Attach makes the data path know an interface of the pod and returns when it
+	// does. It owns nic.FD in any case. The first interface, which every pod has,
+	// comes first.
 	Attach func(ctx context.Context, pod *corev1.Pod, nic NIC) error
-	// Detach is Attach undone. It is called for pods that Attach succeeded for.
+	// Detach is Attach undone, for all interfaces of the pod. It is called for pods
+	// that Attach succeeded for.
 	Detach func(name kube.Name)
 	// Status reports a pod's new status.
 	Status func(name kube.Name, uid string, status corev1.PodStatus)

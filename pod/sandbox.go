@@ -1,21 +1,14 @@
 package pod
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"podgate/stack/link"
 )
 
 // sandbox is a pod in the keeper: descriptors, no process.
@@ -51,26 +44,23 @@ func currentMounts() (namespace, error) {
 	return namespace{f, st.Ino}, nil
 }
 
-// newSandbox makes a pod's namespaces and its eth0. The descriptor, -1 with
-// hostNetwork, is the gateway's end of it, owned by the caller.
-func (k *keeper) newSandbox(s sandboxSpec) (kind string, fd int, err error) {
+// newSandbox makes a pod's namespaces and its interfaces. The ends are the
+// gateway's, owned by the caller; with hostNetwork there are none.
+func (k *keeper) newSandbox(s sandboxSpec) (ends []nicEnd, err error) {
 	k.mu.Lock()
 	_, twice := k.sandboxes[s.ID]
 	k.mu.Unlock()
 	if twice {
-		return "", -1, fmt.Errorf("sandbox %s exists", s.ID)
+		return nil, fmt.Errorf("sandbox %s exists", s.ID)
 	}
 	sb := &sandbox{containers: map[string]namespace{}}
-	fd = -1
 	defer func() {
 		if err != nil {
 			sb.close()
-			if fd >= 0 {
-				unix.Close(fd)
-			}
+			closeEnds(ends)
+			ends = nil
 		}
 	}()
-	ifindex := 0
 	err = onThread(func() (err error) {
 		flags := unix.CLONE_NEWNS | unix.CLONE_NEWUTS
 		if !s.HostNetwork {
@@ -96,28 +86,19 @@ func (k *keeper) newSandbox(s sandboxSpec) (kind string, fd int, err error) {
 		if sb.net, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 			return err
 		}
-		kind, fd, ifindex, err = k.connect(s, int(sb.net.Fd()))
+		ends, err = k.connect(s.NICs, int(sb.net.Fd()))
 		return err
 	})
-	if err != nil {
-		return "", fd, err
+	if err == nil {
+		err = k.openVeths(ends)
 	}
-	if kind == Veth {
-		err = onThread(func() (err error) {
-			if err := unix.Setns(int(k.held.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			fd, err = link.OpenPacketSocket(ifindex)
-			return err
-		})
-		if err != nil {
-			return "", fd, err
-		}
+	if err != nil {
+		return ends, err
 	}
 	k.mu.Lock()
 	k.sandboxes[s.ID] = sb
 	k.mu.Unlock()
-	return kind, fd, nil
+	return ends, nil
 }
 
 func (s *sandbox) close() {
@@ -129,188 +110,6 @@ func (s *sandbox) close() {
 	for _, c := range s.containers {
 		c.file.Close()
 	}
-}
-
-// connect makes eth0 in the calling thread's network namespace, podNS. Of a
-// TAP it returns the descriptor, of a veth the index of the end in the holding
-// namespace.
-func (k *keeper) connect(s sandboxSpec, podNS int) (kind string, fd, ifindex int, err error) {
-	quieten()
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return "", -1, 0, fmt.Errorf("lo: %w", err)
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		return "", -1, 0, fmt.Errorf("lo up: %w", err)
-	}
-	kind, fd = k.setup.NICKind, -1
-	if kind != Veth {
-		fd, err = link.CreateTAP("eth0", s.MTU)
-		if err != nil && (kind == TAP || !noTAP(err)) {
-			return "", fd, 0, err
-		}
-		kind = TAP
-		if err != nil {
-			kind, fd = Veth, -1
-		}
-	}
-	if kind == Veth {
-		if ifindex, err = k.createVeth(podNS, s.MTU); err != nil {
-			return "", fd, 0, err
-		}
-	}
-	if err := configure(s); err != nil {
-		return "", fd, 0, err
-	}
-	return kind, fd, ifindex, awaitCarrier(s.Addrs)
-}
-
-// awaitCarrier waits until eth0 carries and its addresses receive, so that a
-// process's first datagram is not lost. A veth takes up to a second for it: the
-// kernel looks at links that changed once a second.
-func awaitCarrier(addrs []netip.Prefix) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); ; <-tick.C {
-		eth0, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return fmt.Errorf("eth0: %w", err)
-		}
-		state := eth0.Attrs().OperState
-		if (state == netlink.OperUp || state == netlink.OperUnknown) && !slices.ContainsFunc(addrs, deaf) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return errors.New("eth0 has no carrier after 5 s")
-		}
-	}
-}
-
-// deaf says whether the kernel does not yet take an address for its own.
-func deaf(p netip.Prefix) bool {
-	routes, err := netlink.RouteGet(p.Addr().AsSlice())
-	return err == nil && len(routes) > 0 && routes[0].Type != unix.RTN_LOCAL
-}
-
-// noTAP says whether err is about /dev/net/tun itself: not there, not ours.
-func noTAP(err error) bool {
-	var pe *os.PathError
-	return errors.As(err, &pe) && pe.Path == "/dev/net/tun" ||
-		errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
-}
-
-// vethNumber names the ends in the holding namespace.
-var vethNumber struct {
-	sync.Mutex
-	n int
-}
-
-// createVeth makes the pair from the holding namespace, on a thread of its own.
-func (k *keeper) createVeth(podNS, mtu int) (ifindex int, err error) {
-	vethNumber.Lock()
-	vethNumber.n++
-	name := "pod" + strconv.Itoa(vethNumber.n)
-	vethNumber.Unlock()
-	err = onThread(func() (err error) {
-		if err := unix.Setns(int(k.held.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		ifindex, err = link.CreateVeth(name, "eth0", podNS, mtu)
-		return err
-	})
-	return ifindex, err
-}
-
-// quieten sets what applies to links that are made later. Addresses are unique
-// by construction, so nobody needs to detect duplicates, and there is no router
-// that advertises. What cannot be set (IPv6 off, /proc/sys read-only in a
-// container) is left.
-func quieten() {
-	for _, s := range []struct{ name, value string }{
-		{"ipv6/conf/default/accept_dad", "0"},
-		{"ipv6/conf/default/dad_transmits", "0"},
-		{"ipv6/conf/default/accept_ra", "0"},
-		{"ipv6/conf/default/router_solicitations", "0"},
-		{"ipv4/ip_unprivileged_port_start", "0"},
-	} {
-		sysctl(s.name, s.value)
-	}
-	// Only groups that the user namespace maps may be named.
-	if sysctl("ipv4/ping_group_range", "0 2147483647") != nil {
-		sysctl("ipv4/ping_group_range", "0 0")
-	}
-}
-
-func sysctl(name, value string) error {
-	return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0)
-}
-
-// configure gives eth0 its MAC, addresses and routes.
-func configure(s sandboxSpec) error {
-	eth0, err := netlink.LinkByName("eth0")
-	if err != nil {
-		return fmt.Errorf("eth0: %w", err)
-	}
-	if err := netlink.LinkSetHardwareAddr(eth0, s.MAC[:]); err != nil {
-		return fmt.Errorf("eth0: set MAC: %w", err)
-	}
-	if err := netlink.LinkSetUp(eth0); err != nil {
-		return fmt.Errorf("eth0 up: %w", err)
-	}
-	has6 := true
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		has6 = false
-	}
-	for _, p := range s.Addrs {
-		if p.Addr().Is6() && !has6 {
-			continue
-		}
-		a := &netlink.Addr{IPNet: ipNet(p)}
-		if p.Addr().Is6() {
-			a.Flags = unix.IFA_F_NODAD
-		}
-		if err := netlink.AddrAdd(eth0, a); err != nil {
-			return fmt.Errorf("eth0: add address %s: %w", p, err)
-		}
-	}
-	for _, g := range s.Gateways {
-		if g.Is6() && !has6 || !sameFamily(g, s.Addrs) {
-			continue
-		}
-		r := &netlink.Route{
-			LinkIndex: eth0.Attrs().Index,
-			Gw:        g.AsSlice(),
-			Dst:       ipNet(netip.PrefixFrom(anyOf(g), 0)),
-			Flags:     int(netlink.FLAG_ONLINK),
-		}
-		if err := netlink.RouteAdd(r); err != nil {
-			return fmt.Errorf("eth0: add default route via %s: %w", g, err)
-		}
-	}
-	return nil
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{
-		IP:   p.Addr().AsSlice(),
-		Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()),
-	}
-}
-
-func anyOf(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
-}
-
-func sameFamily(a netip.Addr, addrs []netip.Prefix) bool {
-	for _, p := range addrs {
-		if p.Addr().Is4() == a.Is4() {
-			return true
-		}
-	}
-	return false
 }
 
 // destroy kills what runs in a sandbox and lets its namespaces go.

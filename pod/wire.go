@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -35,7 +34,7 @@ type reply struct {
 	ID   uint64
 	Err  string     `json:",omitempty"`
 	Code int        `json:",omitempty"` // of a Start that failed: 126 or 127
-	Kind string     `json:",omitempty"` // of a Sandbox: TAP or Veth, its descriptor rides along
+	Kind string     `json:",omitempty"` // of a Sandbox: TAP or Veth, the descriptors of its interfaces ride along
 	Exit *exitEvent `json:",omitempty"`
 }
 
@@ -52,10 +51,7 @@ type sandboxSpec struct {
 	ID          string
 	Hostname    string
 	HostNetwork bool
-	MAC         [6]byte
-	MTU         int
-	Addrs       []netip.Prefix // address and length of the on-link prefix
-	Gateways    []netip.Addr
+	NICs        []nicSpec
 	Binds       []bind // the pod's own /etc files
 }
 
@@ -101,6 +97,7 @@ type bind struct {
 
 const (
 	maxPacket = 64 << 10
+	maxFiles  = 64 // descriptors of a message
 	memfdMark = "m"
 )
 
@@ -159,7 +156,7 @@ func memfd(b []byte) (*os.File, error) {
 
 // receive is called from one goroutine only. The caller owns the descriptors.
 func (w *wire) receive(v any) ([]*os.File, error) {
-	oob := make([]byte, unix.CmsgSpace(8*4))
+	oob := make([]byte, unix.CmsgSpace(maxFiles*4))
 	n, oobn, _, _, err := w.conn.ReadMsgUnix(w.buf, oob)
 	if err != nil {
 		return nil, err

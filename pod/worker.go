@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"podgate/kube"
-	"podgate/stack/packet"
 )
 
 // worker is the life of one pod, from its first appearance in a State until
@@ -42,6 +41,7 @@ type worker struct {
 	pod      *corev1.Pod // want, as of this step
 	needs    bool        // eager, as of this step
 	ips      []netip.Addr
+	nics     []kube.Interface
 	born     time.Time
 	volumes  map[string]volume
 	made     bool // the sandbox is
@@ -204,8 +204,17 @@ func (w *worker) step() (next time.Time, done bool) {
 func (w *worker) makeSandbox() time.Time {
 	now := w.r.cfg.Clock.Now()
 	w.ips = podIPs(w.pod)
-	if len(w.ips) == 0 && !w.pod.Spec.HostNetwork {
-		return time.Time{} // will come
+	if !w.pod.Spec.HostNetwork {
+		var err error
+		if w.nics, err = w.interfaces(); err != nil {
+			w.needs = true
+			w.trouble("FailedCreatePodSandBox", err)
+			return time.Time{}
+		}
+		if len(w.nics) == 0 {
+			return time.Time{} // will come
+		}
+		w.ips = w.nics[0].Addrs
 	}
 	if err := w.prepareVolumes(); err != nil { // most likely for want of an object
 		w.needs = true
@@ -253,72 +262,32 @@ func (w *worker) setUp() error {
 	case <-w.ctx.Done():
 		return w.ctx.Err()
 	}
-	cfg := &w.r.cfg
-	spec := sandboxSpec{
-		ID:          w.id(),
-		HostNetwork: w.pod.Spec.HostNetwork,
-		MTU:         cfg.MTU,
-		Gateways:    cfg.Gateway,
-	}
+	spec := sandboxSpec{ID: w.id(), HostNetwork: w.pod.Spec.HostNetwork}
 	var err error
-	if spec.Hostname, err = hostname(w.pod, cfg.ClusterDomain); err != nil {
+	if spec.Hostname, err = hostname(w.pod, w.r.cfg.ClusterDomain); err != nil {
 		return err
 	}
 	if spec.Binds, err = w.writeFiles(spec.Hostname); err != nil {
 		return err
 	}
 	if !spec.HostNetwork {
-		spec.MAC = macOf(w.ips)
-		for _, ip := range w.ips {
-			spec.Addrs = append(spec.Addrs, w.onLink(ip))
+		for _, i := range w.nics {
+			spec.NICs = append(spec.NICs, w.nicSpec(&i))
 		}
 	}
 	a, err := w.r.keeper.call(request{Sandbox: &spec})
 	if err != nil {
 		return err
 	}
-	if spec.HostNetwork {
-		return nil
-	}
-	if len(a.files) != 1 {
-		closeAll(a.files)
-		return errors.New("the keeper sent no link")
-	}
-	// Attach gets a plain descriptor, which no finalizer closes.
-	fd, err := dupCloexec(a.files[0])
-	closeAll(a.files)
-	if err == nil {
-		err = cfg.Attach(w.ctx, w.pod, NIC{Kind: a.Kind, FD: fd, MAC: packet.MAC(spec.MAC), MTU: spec.MTU})
-	}
-	if err != nil {
+	if err := w.attach(a, spec.NICs); err != nil {
+		if w.attached {
+			w.r.cfg.Detach(w.name)
+			w.attached = false
+		}
 		w.r.keeper.call(request{Destroy: &destroySpec{Sandbox: spec.ID}})
 		return fmt.Errorf("attach: %w", err)
 	}
-	w.attached = true
 	return nil
-}
-
-// macOf is the MAC that belongs to a pod's addresses: 0a:58 and the four bytes
-// of the IPv4 address, or else the last four of the IPv6 address.
-func macOf(ips []netip.Addr) [6]byte {
-	b := ips[0].As16()
-	for _, ip := range ips {
-		if ip.Is4() {
-			b = ip.As16()
-			break
-		}
-	}
-	return [6]byte{0x0a, 0x58, b[12], b[13], b[14], b[15]}
-}
-
-// onLink gives an address the length of the pod CIDR that it is in.
-func (w *worker) onLink(ip netip.Addr) netip.Prefix {
-	for _, p := range w.r.cfg.PodCIDRs {
-		if p.Contains(ip) {
-			return netip.PrefixFrom(ip, p.Bits())
-		}
-	}
-	return netip.PrefixFrom(ip, ip.BitLen())
 }
 
 // writeFiles makes the pod's own files in /etc.

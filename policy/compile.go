@@ -38,7 +38,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		e.sweep()
 	}
 	for n, again := range changedPods(&prev.inputs, st) {
-		e.refresh(n, newMember(n, st.Pods[n]), again)
+		e.refresh(n, newMember(n, st.Pods[n], st.FurtherAddrs(n)), again)
 	}
 	e.rematch()
 	if len(e.changed) > 0 || len(e.dirty) > 0 {
@@ -367,9 +367,10 @@ func spaceLabels(st *kube.State, namespace string) map[string]string {
 	return map[string]string{corev1.LabelMetadataName: namespace}
 }
 
-// newMember reads what concerns policies from a pod. A pod that has no address
+// newMember reads what concerns policies from a pod, which has the further
+// addresses beside those of its status. A pod that has no address
 // yet, or has completed and so given its address back, is none.
-func newMember(n kube.Name, pod *corev1.Pod) *member {
+func newMember(n kube.Name, pod *corev1.Pod, further []netip.Addr) *member {
 	if pod == nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return nil
 	}
@@ -384,6 +385,9 @@ func newMember(n kube.Name, pod *corev1.Pod) *member {
 	}
 	if m.host {
 		return m
+	}
+	for _, a := range further {
+		m.addrs = append(m.addrs, packet.AddrFrom(a))
 	}
 	for i := range pod.Spec.Containers {
 		m.addPorts(&pod.Spec.Containers[i])

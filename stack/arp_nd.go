@@ -5,8 +5,9 @@ import "podgate/stack/packet"
 // Theory of operation
 //
 // Pods never hear each other's questions for a link-layer address. The gateway
-// answers them from what it knows: a pod's address with the pod's own MAC (the
-// frame then goes straight to that port), its own addresses with its own MAC.
+// answers them from what it knows, about the segment that they are asked in: a
+// pod's address with the pod's own MAC (the frame then goes straight to that
+// port), its own addresses with its own MAC.
 // Announcements tell it nothing new and are swallowed; what a pod says about an
 // address that is not its own is spoofed.
 
@@ -68,9 +69,9 @@ func (w *worker) nd(in *port, p *packet.Packet) {
 func (w *worker) macOf(in *port, a packet.Addr) (packet.MAC, bool) {
 	at := w.snap.owner[a]
 	switch {
-	case w.snap.own[a] && !in.Local:
+	case w.snap.own[a] && !in.Local && in.segment == 0, w.snap.gateways[a] != nil && w.snap.gateways[a].id == in.segment:
 		return w.snap.gatewayMAC, true
-	case at == nil || at.id == in.id:
+	case at == nil || at.id == in.id || at.Local || at.segment != in.segment && !in.Local:
 		return packet.MAC{}, false
 	default:
 		return at.MAC, true

@@ -69,6 +69,7 @@ type decision struct {
 	routed  bool         // the TTL counts down
 	deps
 
+	exempt     [2]bool           // by policy.Direction: see Snapshot.exempt
 	masquerade bool              // to.Src is the gateway's: a source port must be claimed
 	choice     nat.Choice        // how the backend was chosen
 	judged     [2]policy.Verdict // by policy.Direction
@@ -103,16 +104,16 @@ func (s *Snapshot) decide(q query, v view, tr *Trace) (d decision) {
 		tr.service(&q, &d, r)
 	}
 	if r == None {
-		r = s.judge(policy.Egress, &v, &d)
+		r = s.judge(policy.Egress, &q, &v, &d)
 		tr.judge(s, policy.Egress, &d, r)
 	}
 	if r == None {
-		r = s.judge(policy.Ingress, &v, &d)
+		r = s.judge(policy.Ingress, &q, &v, &d)
 		tr.judge(s, policy.Ingress, &d, r)
 	}
 	if r == None {
 		r = s.route(&q, &d)
-		tr.route(&q, &d, r)
+		tr.route(s, &q, &d, r)
 	}
 	if r == None {
 		r = s.masquerade(&q, &d)
@@ -177,7 +178,7 @@ func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
 }
 
 // judge asks the policies of one end. A pod always reaches itself.
-func (s *Snapshot) judge(dir policy.Direction, v *view, d *decision) Reason {
+func (s *Snapshot) judge(dir policy.Direction, q *query, v *view, d *decision) Reason {
 	subject, peer, denied := s.policyPod(d.to.Src), d.to.Dst, PolicyEgressDenied
 	if dir == policy.Egress {
 		d.srcPod = subject
@@ -185,7 +186,8 @@ func (s *Snapshot) judge(dir policy.Direction, v *view, d *decision) Reason {
 		subject, peer, denied = s.policyPod(d.to.Dst), d.to.Src, PolicyIngressDenied
 		d.dstPod = subject
 	}
-	if subject == nil || d.to.Src == d.to.Dst {
+	d.exempt[dir] = subject != nil && s.exempt(dir, q.port, d.to.Dst)
+	if subject == nil || d.to.Src == d.to.Dst || d.exempt[dir] {
 		d.judged[dir].Allowed = true
 		return None
 	}
@@ -200,7 +202,7 @@ func (s *Snapshot) judge(dir policy.Direction, v *view, d *decision) Reason {
 func (s *Snapshot) route(q *query, d *decision) Reason {
 	dst := d.to.Dst
 	if out := s.owner[dst]; out != nil {
-		toGateway, toPeer := q.dstMAC == s.gatewayMAC, q.dstMAC == out.MAC
+		toGateway, toPeer := q.dstMAC == s.gatewayMAC, q.dstMAC == out.MAC && q.port.segment == out.segment
 		switch {
 		case q.port.Local:
 		case !toGateway && !toPeer:
@@ -215,8 +217,13 @@ func (s *Snapshot) route(q *query, d *decision) Reason {
 	}
 	behind, known := s.via(dst)
 	switch {
-	case s.own[dst] || contains(s.podCIDRs, dst):
+	case s.gateways[dst] != nil:
+		return GatewayNotServed
+	case s.own[dst] || s.isPods(dst):
 		return NoSuchPod
+	case behind != nil && q.dstMAC == behind.MAC && q.port.segment == behind.segment && behind != q.port:
+		d.out = behind
+		return None
 	case !q.port.Local && q.dstMAC != s.gatewayMAC:
 		return WrongMAC
 	case contains(s.serviceCIDRs, dst):
@@ -245,11 +252,11 @@ func forbidden(a packet.Addr) bool {
 		ip == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// masquerade: a packet that leaves where it came from needs the gateway's
-// address as source, or the answer would bypass us (hairpin). The gateway's own
-// stack hands us also what it sends to itself.
+// masquerade: a packet that a Service leads back to the pod that it came from
+// needs the gateway's address as source, or the answer would bypass us (hairpin).
+// The gateway's own stack hands us also what it sends to itself.
 func (s *Snapshot) masquerade(q *query, d *decision) Reason {
-	if d.out != q.port || q.port.Local {
+	if q.port.Local || d.out != q.port && (d.backend == nil || d.out.Pod != q.port.Pod) {
 		return None
 	}
 	gw := s.gateway(d.to.Src)

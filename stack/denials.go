@@ -155,9 +155,10 @@ func (w *worker) wouldCut(s *Snapshot, f *flow.Flow) (CutRecord, bool) {
 		return CutRecord{}, false
 	}
 	v := w.view(nil, 0)
-	r := s.judge(policy.Egress, &v, &d)
+	q := query{Tuple: f.Orig.Tuple, port: s.port(f.Orig.Port)}
+	r := s.judge(policy.Egress, &q, &v, &d)
 	if r == None {
-		r = s.judge(policy.Ingress, &v, &d)
+		r = s.judge(policy.Ingress, &q, &v, &d)
 	}
 	if r == None {
 		return CutRecord{}, false

@@ -49,6 +49,8 @@ type PortRecord struct {
 	MTU   int      `json:"mtu"`
 	Local bool     `json:"local"`
 
+	Network string `json:"network,omitempty"` // a further pod network, namespace/name
+
 	Faults string `json:"faults,omitempty"` // as link.ParseFaults reads them
 
 	RxFrames uint64 `json:"rxFrames"` // from the pod

@@ -16,7 +16,7 @@ func (w *worker) icmp(in *port, p *packet.Packet) bool {
 	case p.IsND():
 		w.nd(in, p)
 		return true
-	case p.EchoRequest() && !in.Local && p.Dst == w.snap.gateway(p.Dst) && len(p.Frame) <= ownFrame:
+	case p.EchoRequest() && !in.Local && (p.Dst == w.snap.gateway(p.Dst) || w.snap.gateways[p.Dst] != nil) && len(p.Frame) <= ownFrame:
 		w.echo(in, p)
 		return true
 	}
@@ -62,7 +62,7 @@ func (w *worker) icmpError(in *port, p *packet.Packet) {
 		return
 	}
 	out, rw := w.ports[leg.Out], &leg.Rewrite
-	if p.DstMAC() != rw.DstMAC || !switched(rw, out) {
+	if p.DstMAC() != rw.DstMAC || !switched(in, rw, out) {
 		if rw.DecTTL && p.TTL <= 1 {
 			w.drop(in, p, TTLExpired)
 			return

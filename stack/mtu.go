@@ -37,8 +37,8 @@ func (w *worker) cut(in *port, p *packet.Packet, leg *flow.Leg) bool {
 		return false
 	}
 	dst := p.DstMAC()
-	if dst != rw.DstMAC || !switched(rw, out) {
-		if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
+	if dst != rw.DstMAC || !switched(in, rw, out) {
+		if dst != w.snap.gatewayMAC && !neighbour(in, dst, rw, out) {
 			w.drop(in, p, WrongMAC)
 			return false
 		}

@@ -14,8 +14,9 @@ const (
 
 // group handles a frame for a multicast or broadcast MAC: it is flooded within
 // the segment (mDNS and the like), as often as Config.FloodRate allows, to
-// every pod that the policies of both ends let it reach. The gateway itself
-// is no member.
+// every pod that the policies of both ends let it reach. It never goes back out
+// of the port that it came from, nor into another segment: there are no loops.
+// The gateway itself is no member.
 func (w *worker) group(in *port, p *packet.Packet) {
 	if p.IsND() {
 		w.nd(in, p)
@@ -25,10 +26,15 @@ func (w *worker) group(in *port, p *packet.Packet) {
 		w.drop(in, p, r)
 		return
 	}
+	src := p.Src
+	if src == linkLocal(in.MAC) {
+		src = in.addrOf(p.Dst) // policies know that one
+	}
+	q, v := query{Tuple: p.Tuple, port: in.attachment}, w.view(nil, 0)
 	var denied decision
 	sent := false
 	for _, out := range w.ports {
-		if out == nil || out.Local || out == in || p.SegmentLen() > out.MTU {
+		if out == nil || out.Local || out == in || out.segment != in.segment || p.SegmentLen() > out.MTU {
 			continue
 		}
 		for _, a := range out.addrs {
@@ -36,11 +42,10 @@ func (w *worker) group(in *port, p *packet.Packet) {
 				continue
 			}
 			d := decision{to: p.Tuple}
-			d.to.Dst = a
-			v := w.view(nil, 0)
-			r := w.snap.judge(policy.Egress, &v, &d)
+			d.to.Src, d.to.Dst = src, a
+			r := w.snap.judge(policy.Egress, &q, &v, &d)
 			if r == None {
-				r = w.snap.judge(policy.Ingress, &v, &d)
+				r = w.snap.judge(policy.Ingress, &q, &v, &d)
 			}
 			if r == None {
 				w.send(out, p.Frame)
@@ -61,16 +66,19 @@ func (w *worker) mayFlood(in *port, p *packet.Packet) Reason {
 	if in.Local {
 		return MulticastNotServed
 	}
-	if !in.has(p.Src) {
-		if p.Src.IsUnspecified() || p.Src == linkLocal(in.MAC) {
-			return MulticastNotServed // DHCP, multicast listener reports
-		}
+	switch {
+	case in.has(p.Src):
+	case p.Src.IsUnspecified():
+		return MulticastNotServed // DHCP
+	case p.Src != linkLocal(in.MAC):
 		return SpoofedIP
+	case in.addrOf(p.Dst) == packet.Addr{}:
+		return MulticastNotServed
 	}
-	if !p.Dst.IsMulticast() && !p.Dst.IsBroadcast() && !w.snap.broadcast(p.Dst) {
+	if !p.Dst.IsMulticast() && !p.Dst.IsBroadcast() && !w.snap.segment(in.segment).broadcast(p.Dst) {
 		return WrongMAC
 	}
-	if p.Fragment() || p.Proto == igmp {
+	if p.Fragment() || p.Proto == igmp || p.IsMLD() {
 		return MulticastNotServed
 	}
 	if p.Proto == packet.UDP {

@@ -24,9 +24,8 @@ type Config struct {
 	GatewayMAC   packet.MAC     // the MAC that answers for the gateway; 0a:58:00:00:00:01
 	GatewayAddrs []netip.Addr   // the node's own addresses, at most one a family
 	LocalAddrs   []netip.Addr   // every address that lives on the local port, GatewayAddrs among them
-	PodCIDRs     []netip.Prefix // the segment, at most one a family
+	PodCIDRs     []netip.Prefix // the cluster's own segment, at most one a family
 	ServiceCIDRs []netip.Prefix // never routed outwards
-	Routes       []Route        // networks behind pods; apart from the CIDRs
 
 	MTU             int           // of a port that names none; 1500
 	MaxFlows        int           // flow.DefaultMaxFlows
@@ -76,6 +75,10 @@ type PortSpec struct {
 	Addrs []netip.Addr // the only source addresses that are accepted; of the local port: ignored, Config.LocalAddrs counts
 	MTU   int          // Config.MTU when 0
 	Local bool         // the gateway's own stack: exempt from anti-spoofing, way out for everything else
+
+	Network   string // the Segment, published before; empty: the cluster's own
+	Secondary bool   // a further interface of its pod, not the one that NetworkPolicy is about
+	Default   bool   // the pod's default route leads here, for Trace; no interface: its own one's
 }
 
 // Input is one published configuration. Both tables may be nil: no Services,
@@ -83,6 +86,8 @@ type PortSpec struct {
 type Input struct {
 	Services  *nat.Table
 	Policies  *policy.Table
+	Segments  []Segment      // pod networks beside the cluster's own
+	Routes    []Route        // networks behind pods, apart from every segment and Config.ServiceCIDRs
 	Forbidden []netip.Prefix // destinations outside the cluster that pods may not reach
 	EgressOff bool           // nothing outside the cluster may be reached
 }

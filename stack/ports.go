@@ -22,7 +22,11 @@ func (w *worker) attach(spec PortSpec, dev link.Device) (flow.PortID, error) {
 	if spec.MTU == 0 {
 		spec.MTU = w.cfg.MTU
 	}
-	at := &attachment{PortSpec: spec}
+	segment, err := w.snap.segmentNamed(spec.Network)
+	if err != nil {
+		return 0, err
+	}
+	at := &attachment{PortSpec: spec, segment: segment}
 	if !spec.Local {
 		for _, a := range spec.Addrs {
 			at.addrs = append(at.addrs, packet.AddrFrom(a))
@@ -64,7 +68,7 @@ func (w *worker) admit(at *attachment) error {
 		return fmt.Errorf("MAC %s cannot be a pod's", at.MAC)
 	}
 	for _, other := range w.snap.ports {
-		if other != nil && !other.Local && other.MAC == at.MAC {
+		if other != nil && !other.Local && other.segment == at.segment && other.MAC == at.MAC {
 			return fmt.Errorf("MAC %s belongs to %s", at.MAC, other.label())
 		}
 	}
@@ -72,7 +76,7 @@ func (w *worker) admit(at *attachment) error {
 		if other := w.snap.owner[a]; other != nil {
 			return fmt.Errorf("address %s belongs to %s", a, other.label())
 		}
-		if w.snap.own[a] {
+		if w.snap.isOwn(a) {
 			return fmt.Errorf("address %s is the gateway's own", a)
 		}
 	}
@@ -115,6 +119,7 @@ func (pt *port) record() PortRecord {
 		MAC:      pt.MAC.String(),
 		MTU:      pt.MTU,
 		Local:    pt.Local,
+		Network:  pt.Network,
 		RxFrames: pt.rxFrames.load(),
 		RxBytes:  pt.rxBytes.load(),
 		TxFrames: pt.txFrames.load(),

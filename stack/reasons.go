@@ -47,6 +47,7 @@ const (
 	PolicyEgressDenied
 	PolicyIngressDenied
 	NoSuchPod
+	GatewayNotServed
 	NoRoute
 	EgressForbidden
 	EgressOff
@@ -141,6 +142,7 @@ var reasons = [malformed]struct {
 	PolicyEgressDenied:   {"policy-egress-denied", dropped, 0},
 	PolicyIngressDenied:  {"policy-ingress-denied", dropped, 0},
 	NoSuchPod:            {"no-such-pod", rejected, sayHost},
+	GatewayNotServed:     {"gateway-not-served", rejected, sayPort},
 	NoRoute:              {"no-route", rejected, sayNet},
 	EgressForbidden:      {"egress-forbidden", rejected, sayProhibited},
 	EgressOff:            {"egress-off", rejected, sayProhibited},

@@ -65,7 +65,7 @@ func (w *worker) tell(in *port, p *packet.Packet, r Reason, mtu int) {
 	if p.Proto == packet.TCP && said < sayTTL {
 		f = packet.BuildRST(w.made.next(), p)
 	} else {
-		from := w.snap.gateway(p.Dst)
+		from := w.snap.gatewayOf(in.attachment, p.Dst)
 		if from == p.Src || from == (packet.Addr{}) {
 			from = p.Dst
 		}

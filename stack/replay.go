@@ -17,11 +17,11 @@ func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) bool {
 	if p.SegmentLen() > out.MTU {
 		return w.cut(in, p, leg)
 	}
-	if dst == rw.DstMAC && switched(rw, out) {
+	if dst == rw.DstMAC && switched(in, rw, out) {
 		w.send(out, p.Frame)
 		return true
 	}
-	if dst != w.snap.gatewayMAC && dst != rw.DstMAC && !in.Local {
+	if dst != w.snap.gatewayMAC && !neighbour(in, dst, rw, out) {
 		w.drop(in, p, WrongMAC)
 		return false
 	}
@@ -35,4 +35,12 @@ func (w *worker) replay(in *port, p *packet.Packet, leg *flow.Leg) bool {
 }
 
 // switched says whether a frame that is addressed to out's MAC stays as it is.
-func switched(rw *packet.Rewrite, out *port) bool { return !out.Local && !rw.Translates() }
+func switched(in *port, rw *packet.Rewrite, out *port) bool {
+	return !out.Local && in.segment == out.segment && !rw.Translates()
+}
+
+// neighbour says whether in may address a frame to dst: out's own MAC, within a
+// segment.
+func neighbour(in *port, dst packet.MAC, rw *packet.Rewrite, out *port) bool {
+	return in.Local || dst == rw.DstMAC && in.segment == out.segment
+}

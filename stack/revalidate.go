@@ -131,7 +131,7 @@ func (s *Snapshot) unchanged(f *flow.Flow, c *cookie, to packet.Tuple) bool {
 	if behind, known := s.via(to.Dst); known && owner == nil {
 		return behind == out
 	}
-	return owner == out || owner == nil && out.Local && c.egress == s.egress
+	return owner == out || owner == nil && out.Local && c.egress == s.egress && !s.isPods(to.Dst)
 }
 
 // lookup is Table.Lookup where there may be no table.

@@ -13,7 +13,8 @@ import (
 // policies they are addresses outside the cluster.
 type Route struct {
 	Prefix netip.Prefix
-	Pod    kube.Name
+	Pod    kube.Name  // by its own interface; or
+	Via    netip.Addr // by the interface of a pod that has this address
 }
 
 // via is a Route with its pod's port, nil while the pod is not attached.
@@ -22,15 +23,16 @@ type via struct {
 	out *attachment
 }
 
-// resolveRoutes finds the ports of all routes anew, the longest prefix first.
+// resolveRoutes makes these the routes, with the ports of now, the longest prefix
+// first.
 func (s *Snapshot) resolveRoutes(routes []Route) {
-	s.routes = nil
+	s.static, s.routes = routes, nil
 	for _, r := range routes {
 		v := via{Route: r}
-		for _, at := range s.ports {
-			if at != nil && !at.Local && at.Pod == r.Pod {
-				v.out = at
-			}
+		if r.Via.IsValid() {
+			v.out = s.owner[packet.AddrFrom(r.Via)]
+		} else {
+			v.out = s.pod(r.Pod)
 		}
 		s.routes = append(s.routes, v)
 	}
@@ -59,5 +61,5 @@ func (s *Snapshot) mayUse(at *attachment, a packet.Addr) bool {
 		return true
 	}
 	out, known := s.via(a)
-	return known && out == at && s.owner[a] == nil && !s.own[a]
+	return known && out == at && s.owner[a] == nil && !s.isOwn(a)
 }

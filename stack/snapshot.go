@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"encoding/binary"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,17 +17,18 @@ type Snapshot struct {
 	Generation uint64
 
 	gatewayMAC   packet.MAC
-	gateway4     packet.Addr // zero when the gateway has no address of the family
-	gateway6     packet.Addr
-	podCIDRs     []netip.Prefix
 	serviceCIDRs []netip.Prefix
+
+	segments    []*segment               // the cluster's own first
+	gateways    map[packet.Addr]*segment // the gateway's addresses in the others
+	lastSegment uint16                   // number
 
 	ports []*attachment               // by PortID; nil: none
 	local *attachment                 // nil: nothing goes out
 	owner map[packet.Addr]*attachment // who has an address; the gateway's own are absent while there is no local port
 	own   map[packet.Addr]bool        // Config.LocalAddrs
 
-	static []Route // Config.Routes
+	static []Route // Input.Routes
 	routes []via   // with the ports of now
 
 	services  *nat.Table
@@ -41,12 +41,23 @@ type Snapshot struct {
 // attachment is a port as decisions see it: no device, no counters.
 type attachment struct {
 	PortSpec
-	id    flow.PortID
-	addrs []packet.Addr
+	id      flow.PortID
+	segment uint16
+	addrs   []packet.Addr
 }
 
 // has says whether the port may use the source address a.
 func (at *attachment) has(a packet.Addr) bool { return slices.Contains(at.addrs, a) }
+
+// addrOf is the port's address of a's family, zero when it has none.
+func (at *attachment) addrOf(a packet.Addr) packet.Addr {
+	for _, own := range at.addrs {
+		if own.Is4() == a.Is4() {
+			return own
+		}
+	}
+	return packet.Addr{}
+}
 
 // label names a port for people: its pod, or its interface.
 func (spec *PortSpec) label() string {
@@ -64,34 +75,16 @@ func newSnapshot(cfg *Config) *Snapshot {
 	s := &Snapshot{
 		Generation:   1,
 		gatewayMAC:   cfg.GatewayMAC,
-		podCIDRs:     cfg.PodCIDRs,
 		serviceCIDRs: cfg.ServiceCIDRs,
+		segments:     []*segment{newSegment(0, Segment{Prefixes: cfg.PodCIDRs, Gateways: cfg.GatewayAddrs})},
 		ports:        make([]*attachment, 1),
 		owner:        map[packet.Addr]*attachment{},
 		own:          map[packet.Addr]bool{},
-		static:       cfg.Routes,
 	}
-	s.resolveRoutes(s.static)
-	for _, a := range cfg.GatewayAddrs {
-		s.own[packet.AddrFrom(a)] = true
-		if a.Is4() {
-			s.gateway4 = packet.AddrFrom(a)
-		} else {
-			s.gateway6 = packet.AddrFrom(a)
-		}
-	}
-	for _, a := range cfg.LocalAddrs {
+	for _, a := range slices.Concat(cfg.GatewayAddrs, cfg.LocalAddrs) {
 		s.own[packet.AddrFrom(a)] = true
 	}
 	return s
-}
-
-// gateway is the node's address of a's family, zero when there is none.
-func (s *Snapshot) gateway(a packet.Addr) packet.Addr {
-	if a.Is4() {
-		return s.gateway4
-	}
-	return s.gateway6
 }
 
 func (s *Snapshot) port(id flow.PortID) *attachment {
@@ -112,6 +105,8 @@ func (s *Snapshot) withInput(in Input) *Snapshot {
 	next := s.succeed()
 	next.services = in.Services
 	next.policies = in.Policies
+	next.setSegments(in.Segments)
+	next.resolveRoutes(in.Routes)
 	if in.EgressOff != s.egressOff || !slices.Equal(in.Forbidden, s.forbidden) {
 		next.forbidden = slices.Clone(in.Forbidden)
 		next.egressOff = in.EgressOff
@@ -127,18 +122,17 @@ func (s *Snapshot) withPort(at *attachment) *Snapshot {
 		next.ports = append(next.ports, nil)
 	}
 	next.ports[at.id] = at
-	next.resolveRoutes(next.static)
 	next.owner = maps.Clone(s.owner)
 	if at.Local {
 		next.local = at
 		for a := range s.own {
 			next.owner[a] = at
 		}
-		return next
 	}
 	for _, a := range at.addrs {
 		next.owner[a] = at
 	}
+	next.resolveRoutes(s.static)
 	return next
 }
 
@@ -146,24 +140,13 @@ func (s *Snapshot) withoutPort(at *attachment) *Snapshot {
 	next := s.succeed()
 	next.ports = slices.Clone(s.ports)
 	next.ports[at.id] = nil
-	next.resolveRoutes(next.static)
 	next.owner = maps.Clone(s.owner)
 	maps.DeleteFunc(next.owner, func(_ packet.Addr, o *attachment) bool { return o == at })
+	next.resolveRoutes(s.static)
 	if next.local == at {
 		next.local = nil
 	}
 	return next
-}
-
-// broadcast says whether a is the last address of an IPv4 pod CIDR.
-func (s *Snapshot) broadcast(a packet.Addr) bool {
-	for _, p := range s.podCIDRs {
-		if p.Addr().Is4() && a.Is4() && p.Contains(a.Netip()) {
-			host := ^uint32(0) >> p.Bits()
-			return binary.BigEndian.Uint32(a[12:])&host == host
-		}
-	}
-	return false
 }
 
 // podAt names the pod that has an address; "local" for the gateway's own.

@@ -36,6 +36,7 @@ type Trace struct{ Stages []TraceStage }
 type TraceQuery struct {
 	Pod     kube.Name   // sender; zero: the local port
 	Port    flow.PortID // sender by attachment, instead of Pod
+	Name    string      // the interface that Pod sends from; empty: as its routes would have it
 	Src     netip.Addr  // zero: the sender's address of Dst's family
 	Dst     netip.Addr
 	Proto   packet.Proto // ICMP means ICMPv6 when Dst is IPv6
@@ -84,11 +85,11 @@ func (t *Trace) antiSpoof(q *query, r Reason) {
 	switch {
 	case t == nil:
 	case r != None:
-		t.add(stageAntiSpoof, "%s is not an address of %s", q.Src, q.port.label())
+		t.add(stageAntiSpoof, "%s is not an address of %s", q.Src, q.port.place())
 	case q.port.Local:
 		t.add(stageAntiSpoof, "%s comes through the gateway's own stack, and is no pod's", q.Src)
 	default:
-		t.add(stageAntiSpoof, "%s is an address of %s", q.Src, q.port.label())
+		t.add(stageAntiSpoof, "%s is an address of %s", q.Src, q.port.place())
 	}
 }
 
@@ -167,6 +168,8 @@ func (t *Trace) judge(s *Snapshot, dir policy.Direction, d *decision, r Reason) 
 		t.add(stage, "%s is no pod: no policy applies", subject)
 	case d.to.Src == d.to.Dst:
 		t.add(stage, "a pod may always speak to itself")
+	case d.exempt[dir]:
+		t.add(stage, "no policy concerns what stays within a further network of %s", s.who(subject))
 	case r != None && v.By != nil:
 		t.add(stage, "%s may not %s %s: denied by %s", s.who(subject), verb, s.who(peer), v.By)
 	case r != None:
@@ -185,7 +188,7 @@ func (t *Trace) judge(s *Snapshot, dir policy.Direction, d *decision, r Reason) 
 	}
 }
 
-func (t *Trace) route(q *query, d *decision, r Reason) {
+func (t *Trace) route(s *Snapshot, q *query, d *decision, r Reason) {
 	if t == nil {
 		return
 	}
@@ -204,7 +207,9 @@ func (t *Trace) route(q *query, d *decision, r Reason) {
 		if d.out.Local && d.routed && d.backend == nil {
 			how = "outside the cluster, dialled again from the gateway's own namespace"
 		}
-		t.add(stageRoute, "%s is behind %s: %s", dst, d.out.label(), how)
+		t.add(stageRoute, "%s is behind %s: %s", dst, d.out.place(), how)
+	case GatewayNotServed:
+		t.add(stageRoute, "%s is the gateway's address in network %s, which answers pings alone", dst, s.gateways[dst].Name)
 	case NoSuchPod:
 		t.add(stageRoute, "%s is a pod address that no attached pod has", dst)
 	case WrongMAC:
@@ -296,17 +301,21 @@ func tupleString(t packet.Tuple) string {
 // ask runs the production decision for a packet that nobody sent.
 func (w *worker) ask(tq TraceQuery) TraceResult {
 	s := w.snap
+	dst := packet.AddrFrom(tq.Dst)
 	from := s.local
 	if tq.Port != 0 {
 		from = s.port(tq.Port)
 	} else if tq.Pod.Name != "" {
-		from = s.pod(tq.Pod)
+		from = s.sender(tq, dst)
 	}
 	if from == nil {
+		who := cmpName(tq.Pod)
+		if tq.Name != "" {
+			who = tq.Name + " of " + who
+		}
 		return TraceResult{Verdict: Drop.String(), Reason: NoSuchPod.String(),
-			Stages: []TraceStage{{stageAntiSpoof, fmt.Sprintf("%s is not attached", cmpName(tq.Pod))}}}
+			Stages: []TraceStage{{stageAntiSpoof, fmt.Sprintf("%s is not attached", who)}}}
 	}
-	dst := packet.AddrFrom(tq.Dst)
 	q := query{port: from, dstMAC: s.gatewayMAC}
 	q.Tuple = packet.Tuple{Dst: dst, Proto: tq.Proto, SrcPort: tq.SrcPort, DstPort: tq.DstPort}
 	switch {
@@ -315,14 +324,10 @@ func (w *worker) ask(tq TraceQuery) TraceResult {
 	case from.Local:
 		q.Src = s.gateway(dst)
 	default:
-		for _, a := range from.addrs {
-			if a.Is4() == dst.Is4() {
-				q.Src = a
-			}
-		}
+		q.Src = from.addrOf(dst)
 	}
-	if out := s.owner[dst]; out != nil && !out.Local {
-		q.dstMAC = out.MAC // pods are on-link for each other
+	if out := s.owner[dst]; out != nil && !out.Local && out.segment == from.segment {
+		q.dstMAC = out.MAC // pods of a segment are on-link for each other
 	}
 	if q.Proto == packet.ICMP && !dst.Is4() {
 		q.Proto = packet.ICMPv6
@@ -361,13 +366,54 @@ func (w *worker) ask(tq TraceQuery) TraceResult {
 	return res
 }
 
+// pod is a pod's own interface.
 func (s *Snapshot) pod(name kube.Name) *attachment {
 	for _, at := range s.ports {
-		if at != nil && at.Pod == name {
+		if at != nil && !at.Local && at.Pod == name && !at.Secondary {
 			return at
 		}
 	}
 	return nil
+}
+
+// sender is the interface by which a pod would send to dst: that which is named,
+// or has the source address, or is in dst's segment, or has the default route.
+func (s *Snapshot) sender(q TraceQuery, dst packet.Addr) *attachment {
+	own := s.pod(q.Pod)
+	best, rank := own, 0
+	for _, at := range s.ports {
+		if at == nil || at.Local || at.Pod != q.Pod {
+			continue
+		}
+		r := 0
+		switch {
+		case q.Name != "":
+			if at.Name == q.Name {
+				return at
+			}
+		case q.Src.IsValid() && at.has(packet.AddrFrom(q.Src)):
+			r = 3
+		case contains(s.segment(at.segment).Prefixes, dst):
+			r = 2
+		case at.Default:
+			r = 1
+		}
+		if r > rank {
+			best, rank = at, r
+		}
+	}
+	if q.Name != "" {
+		return nil
+	}
+	return best
+}
+
+// place is the label with the network, if it is not the cluster's own.
+func (at *attachment) place() string {
+	if at.Network == "" {
+		return at.label()
+	}
+	return fmt.Sprintf("%s (%s, network %s)", at.label(), at.Name, at.Network)
 }
 
 func cmpName(n kube.Name) string {

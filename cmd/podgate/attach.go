@@ -28,31 +28,30 @@ func macOf(ips []netip.Addr) packet.MAC {
 	return m
 }
 
-// attach makes the data path know a pod.
+// attach makes the data path know an interface of a pod.
 func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
 	name := kube.Name{Namespace: p.Namespace, Name: p.Name}
 	dev, err := openNIC(nic, name)
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", name, err)
 	}
-	var ips []netip.Addr
-	for _, ip := range p.Status.PodIPs {
-		if a, err := netip.ParseAddr(ip.IP); err == nil {
-			ips = append(ips, a)
-		}
-	}
-	for _, a := range ips {
+	for _, a := range nic.Addrs {
 		g.names.Forget(packet.AddrFrom(a)) // whoever had the address before
 		g.dns.Forget(a)
 		g.searches.set(a, g.pods.Resolver(p).Searches)
 	}
-	id, err := g.plane.Attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: nic.MAC, Addrs: ips, MTU: nic.MTU}, dev)
+	spec := stack.PortSpec{Pod: name, Name: nic.Name, MAC: nic.MAC, Addrs: nic.Addrs, MTU: nic.MTU, Secondary: nic.Secondary, Default: nic.Default}
+	if nic.Network != nil {
+		spec.Network = nic.Network.Name.String()
+	}
+	id, err := g.plane.Attach(spec, dev)
 	if err != nil {
 		dev.Close()
 		return fmt.Errorf("attach %s: %w", name, err)
 	}
 	g.mu.Lock()
-	g.ports[name], g.nicKind = id, nic.Kind
+	g.ports[name], g.nicKind = append(g.ports[name], id), nic.Kind
+	delete(g.faults, name) // not yet followed on this interface
 	g.mu.Unlock()
 	g.followFault(p)
 	g.changed.Broadcast()
@@ -68,11 +67,11 @@ func openNIC(nic pod.NIC, name kube.Name) (link.Device, error) {
 
 func (g *gateway) detach(name kube.Name) {
 	g.mu.Lock()
-	id, ok := g.ports[name]
+	ids := g.ports[name]
 	delete(g.ports, name)
 	delete(g.faults, name)
 	g.mu.Unlock()
-	if ok {
+	for _, id := range ids {
 		if err := g.plane.Detach(id); err != nil {
 			g.log.Error("detach", "pod", name, "err", err)
 		}

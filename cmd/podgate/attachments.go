@@ -20,6 +20,7 @@ import (
 	"podgate/kube"
 	"podgate/pod"
 	"podgate/stack"
+	"podgate/stack/flow"
 	"podgate/stack/link"
 	"podgate/stack/packet"
 )
@@ -303,7 +304,7 @@ func (g *gateway) connect(a *attachment, nic control.NIC) error {
 		return &control.Refused{Reason: control.Taken, Text: err.Error()}
 	}
 	g.mu.Lock()
-	g.ports[a.pod], g.nicKind = id, nic.Kind
+	g.ports[a.pod], g.nicKind = []flow.PortID{id}, nic.Kind
 	g.mu.Unlock()
 	g.changed.Broadcast()
 	if a.Request.Faults == "" {

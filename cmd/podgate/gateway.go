@@ -74,7 +74,7 @@ type gateway struct {
 	mu        sync.Mutex // guards all below
 	changed   *sync.Cond // told when compiled or ports change
 	compiled  tables
-	ports     map[kube.Name]flow.PortID
+	ports     map[kube.Name][]flow.PortID
 	faults    map[kube.Name]string // annotations that were followed, of ports
 	listeners []control.Listener
 	nicKind   string
@@ -120,7 +120,7 @@ func startGateway(name string, cfg config, log *slog.Logger, from source) (_ *ga
 		return nil, err
 	}
 	cfg.Kube = cfg.Kube.WithDefaults()
-	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), names: &policy.Names{}, ports: map[kube.Name]flow.PortID{}, faults: map[kube.Name]string{}}
+	g := &gateway{name: name, cfg: cfg, log: log, started: time.Now(), lock: lock, quit: make(chan struct{}), names: &policy.Names{}, ports: map[kube.Name][]flow.PortID{}, faults: map[kube.Name]string{}}
 	g.changed = sync.NewCond(&g.mu)
 	g.attachments = attachments{all: map[control.Endpoint]*attachment{}, byPod: map[kube.Name]*attachment{}, opened: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -225,7 +225,7 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	}
 	g.plane, err = stack.New(stack.Config{
 		GatewayMAC: mac, GatewayAddrs: own.node, LocalAddrs: own.all(),
-		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, Routes: g.cfg.Routes, PortShare: g.cfg.FlowShare, Timeouts: g.cfg.Timeouts, Log: g.log,
+		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, PortShare: g.cfg.FlowShare, Timeouts: g.cfg.Timeouts, Log: g.log,
 		Answerer: g.dns.Responder(), AnswerAt: answerAt,
 	})
 	if err != nil {

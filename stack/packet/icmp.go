@@ -23,11 +23,14 @@ const (
 	ICMPv6Parameter    = 4
 	ICMPv6Echo         = 128
 	ICMPv6EchoReply    = 129
+	ICMPv6MLDQuery     = 130
+	ICMPv6MLDDone      = 132
 	ICMPv6RS           = 133
 	ICMPv6RA           = 134
 	ICMPv6NS           = 135
 	ICMPv6NA           = 136
 	ICMPv6Redirect     = 137
+	ICMPv6MLDv2Report  = 143
 
 	ICMPv6NoRoute            = 0 // codes of ICMPv6Unreachable
 	ICMPv6AdminProhibited    = 1

@@ -34,6 +34,11 @@ func (p *Packet) IsND() bool {
 	return p.Proto == ICMPv6 && p.ICMPType >= ICMPv6RS && p.ICMPType <= ICMPv6Redirect
 }
 
+// IsMLD says whether p is a multicast listener message (RFC 2710, RFC 3810).
+func (p *Packet) IsMLD() bool {
+	return p.Proto == ICMPv6 && (p.ICMPType >= ICMPv6MLDQuery && p.ICMPType <= ICMPv6MLDDone || p.ICMPType == ICMPv6MLDv2Report)
+}
+
 // ND fills nd from p, for which IsND. Router advertisements and redirects are
 // faults here: no pod may send them. It proves what RFC 4861, 6.1.1, 7.1.1 and
 // 7.1.2 ask, the hop limit of 255 (it came from this very link) and the

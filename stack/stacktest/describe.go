@@ -25,6 +25,11 @@ func (w *World) names() map[netip.Addr]string {
 			put(a, name)
 		}
 	}
+	for name, n := range w.Store.State().Networks {
+		for _, a := range n.Gateways() {
+			put(a, "gateway."+name.Name)
+		}
+	}
 	for a, name := range w.were {
 		put(a, shortName(name.Namespace, name.Name))
 	}

@@ -42,7 +42,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	egress off|on
 //	mtu N                      of every port; comes first
 //	mtu POD N                  give the pod another interface, with that MTU
-//	route PREFIX POD           a network behind a pod; comes first
+//	route PREFIX POD           a network behind a pod; unroute PREFIX: no longer
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
 //	trace POD PROTO DST        what the production decision says
@@ -50,8 +50,8 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	apply-broken FILE          apply manifests of which some are rejected
 //	flows, drops, denials      list them
 //
-// An address is a pod's name, svc/NAME, gateway, dns, or a literal; @6 means its
-// IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
+// A pod's further interface is POD.net1. An address is a pod's name, svc/NAME,
+// gateway, gateway.NETWORK, dns, or a literal; @6 means its IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
 // seq=N, id=N (echo), mac=MAC (source), to=MAC|POD|gateway (destination),
 // gso=N, partial, nosum, df, frag=N (in fragments of N bytes), only=I,J (of them).
 func Run(t *testing.T, file string) {
@@ -119,10 +119,6 @@ func (s *script) run(line string) {
 		s.cfg.MTU = n
 		return
 	}
-	if cmd == "route" {
-		s.cfg.Routes = append(s.cfg.Routes, stack.Route{Prefix: netip.MustParsePrefix(args[0]), Pod: parseName(args[1])})
-		return
-	}
 	if cmd == "masquerade" {
 		_, err := fmt.Sscanf(args[0], "%d-%d", &s.cfg.MasqueradePorts[0], &s.cfg.MasqueradePorts[1])
 		s.fail(err)
@@ -173,6 +169,12 @@ func (s *script) run(line string) {
 	case "egress":
 		w.Input.EgressOff = args[0] == "off"
 		w.Publish()
+	case "route":
+		w.Routes = append(w.Routes, stack.Route{Prefix: netip.MustParsePrefix(args[0]), Pod: parseName(args[1])})
+		w.publish()
+	case "unroute":
+		w.Routes = slices.DeleteFunc(w.Routes, func(r stack.Route) bool { return r.Prefix.String() == args[0] })
+		w.publish()
 	case "trace":
 		s.trace(args)
 	case "flows":
@@ -359,14 +361,14 @@ func (s *script) fragments(f packet.Frame, n int, only string) []packet.Frame {
 
 // next is the MAC that a pod's kernel would send to.
 func (s *script) next(from *Pod, dst packet.Addr) packet.MAC {
-	if dst.IsMulticast() || dst.IsBroadcast() || dst == packet.AddrFrom(netip.MustParseAddr("10.244.255.255")) {
-		if dst[15] == 255 && dst[14] == 255 {
+	if dst.IsMulticast() || dst.IsBroadcast() || dst.Is4() && dst[15] == 255 {
+		if !dst.IsMulticast() {
 			dst = packet.AddrFrom(netip.MustParseAddr("255.255.255.255"))
 		}
 		return packet.MulticastMAC(dst)
 	}
 	for _, p := range s.w.pods {
-		if p != from && slices.Contains(p.Addrs, dst.Netip()) {
+		if p != from && p.spec.Network == from.spec.Network && slices.Contains(p.Addrs, dst.Netip()) {
 			return p.MAC
 		}
 	}
@@ -457,6 +459,7 @@ func (s *script) trace(args []string) {
 	q := stack.TraceQuery{}
 	if args[0] != "local" {
 		q.Pod = parseName(args[0])
+		q.Pod.Name, q.Name, _ = strings.Cut(q.Pod.Name, ".")
 	}
 	dst, port := s.addr(args[2])
 	q.Dst, q.DstPort, q.Proto = dst.Netip(), port, s.proto(args[1], dst)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,17 +41,19 @@ type World struct {
 	were  map[netip.Addr]kube.Name // pods that are gone
 	now   atomic.Int64
 
-	Input stack.Input // what was published last
+	Routes []stack.Route // beside those of networks
+	Input  stack.Input   // what was published last
 
 	hosts hosts
 }
 
 // Pod is the end of a pipe where a pod's kernel would be.
 type Pod struct {
-	Name  kube.Name
+	Name  kube.Name // of a further interface: pod.net1
 	ID    flow.PortID
 	MAC   packet.MAC
 	Addrs []netip.Addr
+	spec  stack.PortSpec
 	host  *Host // who has the other end now, if not a test
 	dev   *link.Mem
 	got   []packet.Frame // since the last Received
@@ -88,7 +91,7 @@ func (w *World) attach(spec stack.PortSpec) *Pod {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &Pod{Name: spec.Pod, ID: id, MAC: spec.MAC, Addrs: spec.Addrs, dev: far}
+	return &Pod{Name: spec.Pod, ID: id, MAC: spec.MAC, Addrs: spec.Addrs, spec: spec, dev: far}
 }
 
 // Apply applies manifests, attaches and detaches pods as they come and go, and
@@ -152,6 +155,7 @@ func (w *World) setStatus(pod *corev1.Pod, ready bool) {
 	w.Store.SetPodStatus(kube.Name{Namespace: pod.Namespace, Name: pod.Name}, string(pod.UID), corev1.PodStatus{
 		Phase: corev1.PodRunning,
 		Conditions: []corev1.PodCondition{
+			{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue},
 			{Type: corev1.PodReady, Status: st},
 			{Type: corev1.ContainersReady, Status: st},
 		},
@@ -173,28 +177,53 @@ func (w *World) settle() {
 		if pod.Annotations[kube.LocalAnnotation] != "" || w.pods[name] != nil || pod.Spec.HostNetwork || pod.DeletionTimestamp != nil {
 			continue
 		}
-		spec := stack.PortSpec{Pod: name, Name: "eth0"}
-		for _, ip := range pod.Status.PodIPs {
-			spec.Addrs = append(spec.Addrs, netip.MustParseAddr(ip.IP))
+		if w.attachAll(name, pod, state.Interfaces[name]) {
+			w.setStatus(pod, true)
 		}
-		spec.MAC = MACOf(spec.Addrs[0])
-		w.pods[name] = w.attach(spec)
-		w.setStatus(pod, true)
 	}
 	for name := range w.pods {
-		if w.Store.State().Pods[name] == nil {
+		if pod, _, _ := strings.Cut(name.Name, "."); w.Store.State().Pods[kube.Name{Namespace: name.Namespace, Name: pod}] == nil {
 			w.Detach(name)
 		}
 	}
 	w.publish()
 }
 
+// attachAll gives a pod its interfaces, if it can have them.
+func (w *World) attachAll(name kube.Name, pod *corev1.Pod, ifs *kube.Interfaces) bool {
+	w.t.Helper()
+	if ifs == nil {
+		spec := stack.PortSpec{Pod: name, Name: "eth0"}
+		for _, ip := range pod.Status.PodIPs {
+			spec.Addrs = append(spec.Addrs, netip.MustParseAddr(ip.IP))
+		}
+		spec.MAC = MACOf(spec.Addrs[0])
+		w.pods[name] = w.attach(spec)
+		return true
+	}
+	w.publish() // the networks first
+	for i, f := range ifs.List {
+		spec := stack.PortSpec{Pod: name, Name: f.Name, MAC: f.MAC, Addrs: f.Addrs, Secondary: i > 0, Default: len(f.Default) > 0}
+		if f.Network != nil {
+			spec.Network = f.Network.Name.String()
+		}
+		p := w.attach(spec)
+		if i > 0 {
+			p.Name.Name += "." + f.Name
+		}
+		w.pods[p.Name] = p
+	}
+	return len(ifs.List) > 0
+}
+
 // Reattach takes a pod's interface away and gives it another with that MTU.
 func (w *World) Reattach(name kube.Name, mtu int) {
 	w.t.Helper()
-	old := w.pods[name]
+	spec := w.pods[name].spec
+	spec.MTU = mtu
 	w.Detach(name)
-	w.pods[name] = w.attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: old.MAC, Addrs: old.Addrs, MTU: mtu})
+	w.pods[name] = w.attach(spec)
+	w.pods[name].Name = name
 	w.publish()
 }
 
@@ -225,6 +254,9 @@ func (w *World) publish() {
 	for _, p := range problems {
 		w.t.Log(p)
 	}
+	var viaPods []stack.Route
+	w.Input.Segments, viaPods = stack.SegmentsOf(state)
+	w.Input.Routes = slices.Concat(w.Routes, viaPods)
 	w.Plane.Publish(w.Input)
 }
 

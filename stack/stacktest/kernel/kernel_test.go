@@ -82,7 +82,26 @@ func newPlane(t *testing.T) *stack.Plane {
 
 func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id byte, mtu int) *pod {
 	t.Helper()
-	p := &pod{NS: nstest.New(t), v4: fmt.Sprintf("10.244.0.%d", id), v6: fmt.Sprintf("fd00:10:244::%d", id)}
+	p, dev := newLink(t, kind, name, mtu)
+	p.v4, p.v6 = fmt.Sprintf("10.244.0.%d", id), fmt.Sprintf("fd00:10:244::%d", id)
+	mac := stacktest.MACOf(netip.MustParseAddr(p.v4))
+	p.MAC("eth0", mac)
+	p.Addr("eth0", p.v4+"/16", p.v6+"/64")
+	p.Route("default4", gateway4)
+	p.Route("default6", gateway6)
+	if _, err := plane.Attach(stack.PortSpec{
+		Pod: name, Name: "eth0", MAC: mac, MTU: mtu,
+		Addrs: []netip.Addr{netip.MustParseAddr(p.v4), netip.MustParseAddr(p.v6)},
+	}, dev); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// newLink is a namespace with an eth0, and the other end of it.
+func newLink(t *testing.T, kind string, name kube.Name, mtu int) (*pod, link.Device) {
+	t.Helper()
+	p := &pod{NS: nstest.New(t)}
 	var dev link.Device
 	if kind == "tap" {
 		p.Do(func() error {
@@ -107,18 +126,7 @@ func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id by
 			return err
 		})
 	}
-	mac := stacktest.MACOf(netip.MustParseAddr(p.v4))
-	p.MAC("eth0", mac)
-	p.Addr("eth0", p.v4+"/16", p.v6+"/64")
-	p.Route("default4", gateway4)
-	p.Route("default6", gateway6)
-	if _, err := plane.Attach(stack.PortSpec{
-		Pod: name, Name: "eth0", MAC: mac, MTU: mtu,
-		Addrs: []netip.Addr{netip.MustParseAddr(p.v4), netip.MustParseAddr(p.v6)},
-	}, dev); err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return p, dev
 }
 
 // services is a Service of b at vip4 and vip6, and one without endpoints.
