@@ -116,6 +116,7 @@ type TraceRequest struct {
 	Proto     string `json:"proto"` // "tcp", "udp", "icmp"
 	Target    string `json:"target"`
 	Port      uint16 `json:"port,omitempty"`
+	Interface string `json:"interface,omitempty"` // of the pod; empty: as its routes would have it
 }
 
 // CaptureRequest asks for live frames as pcapng.

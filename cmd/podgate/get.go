@@ -32,6 +32,7 @@ var kinds = []kind{
 	{"ingresses", []string{"ingress", "ing"}, "Ingress", "networking.k8s.io/v1", true, (*getPrinter).ingresses},
 	{"networkpolicies", []string{"networkpolicy", "netpol"}, "NetworkPolicy", "networking.k8s.io/v1", true, (*getPrinter).policies},
 	{"clusternetworkpolicies", []string{"clusternetworkpolicy", "cnp"}, "ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2", false, (*getPrinter).clusterPolicies},
+	{"network-attachment-definitions", []string{"network-attachment-definition", "net-attach-def"}, "NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1", true, (*getPrinter).networks},
 	{"namespaces", []string{"namespace", "ns"}, "Namespace", "v1", false, (*getPrinter).namespaces},
 	{"deployments", []string{"deployment", "deploy"}, "Deployment", "apps/v1", true, (*getPrinter).deployments},
 	{"replicasets", []string{"replicaset", "rs"}, "ReplicaSet", "apps/v1", true, (*getPrinter).replicaSets},

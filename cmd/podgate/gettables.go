@@ -14,6 +14,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"podgate/kube"
 )
 
 // getPrinter writes tables with kubectl's columns.
@@ -179,4 +181,9 @@ func (p *getPrinter) clusterPolicies(items []json.RawMessage) error {
 		func(o *policyv1alpha2.ClusterNetworkPolicy) []string {
 			return []string{string(o.Spec.Tier), fmt.Sprint(o.Spec.Priority), since(&o.ObjectMeta)}
 		})
+}
+
+func (p *getPrinter) networks(items []json.RawMessage) error {
+	return object(p, items, func(o *kube.NetworkAttachmentDefinition) *metav1.ObjectMeta { return &o.ObjectMeta }, []string{"AGE"},
+		func(o *kube.NetworkAttachmentDefinition) []string { return []string{since(&o.ObjectMeta)} })
 }

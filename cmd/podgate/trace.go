@@ -45,6 +45,7 @@ answers it itself.`,
 		},
 	}
 	cmd.Flags().StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of the pod")
+	cmd.Flags().StringVar(&q.Interface, "interface", "", "interface of the pod that sends, such as `net1`; default: as its routes would have it")
 	cmd.ValidArgsFunction = completePod("tcp", "udp", "sctp", "icmp")
 	completeNamespaces(cmd)
 	out := outputFlag(cmd.Flags(), "text", "json")
@@ -192,14 +193,14 @@ func (p *getPrinter) ports(items []json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	t := newTable(p.w, "ID", "POD", "NAME", "MAC", "ADDRESSES", "MTU", "RX-FRAMES", "RX-BYTES", "TX-FRAMES", "TX-BYTES", "DROPPED", "TX-LOST")
+	t := newTable(p.w, "ID", "POD", "NAME", "MAC", "ADDRESSES", "MTU", "RX-FRAMES", "RX-BYTES", "TX-FRAMES", "TX-BYTES", "DROPPED", "TX-LOST", "NETWORK")
 	for _, r := range ports {
 		pod := r.Pod
 		if r.Local {
 			pod = "(gateway)"
 		}
 		t.row(fmt.Sprint(r.ID), pod, r.Name, r.MAC, strings.Join(r.Addrs, ","), fmt.Sprint(r.MTU), fmt.Sprint(r.RxFrames), fmt.Sprint(r.RxBytes),
-			fmt.Sprint(r.TxFrames), fmt.Sprint(r.TxBytes), fmt.Sprint(r.Dropped), fmt.Sprint(r.TxLost))
+			fmt.Sprint(r.TxFrames), fmt.Sprint(r.TxBytes), fmt.Sprint(r.Dropped), fmt.Sprint(r.TxLost), r.Network)
 	}
 	return t.flush()
 }

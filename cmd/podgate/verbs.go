@@ -176,6 +176,8 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 				items = append(items, st.ClusterPolicies[name])
 			}
 		}
+	case "network-attachment-definitions":
+		items = pick(st.NetworkAttachments, q)
 	case "namespaces":
 		items = pickNamed(st.Namespaces, q.Name)
 	case "deployments":
@@ -280,7 +282,14 @@ type routeRecord struct {
 
 func (g *gateway) routes() (out []routeRecord) {
 	for _, p := range g.cfg.Kube.PodCIDRs {
-		out = append(out, routeRecord{p.String(), "pods", "switched: one segment"})
+		out = append(out, routeRecord{p.String(), "pods", "switched: the cluster's own network"})
+	}
+	networks := g.store.State().Networks
+	for _, name := range sortedNames(networks) {
+		for _, s := range networks[name].Subnets {
+			out = append(out, routeRecord{s.Prefix.String(), "pods", "switched: network " + name.String()},
+				routeRecord{netip.PrefixFrom(s.Gateway, s.Gateway.BitLen()).String(), "local", "the gateway's own in network " + name.String()})
+		}
 	}
 	for _, a := range ownAddrs(g.cfg.Kube.PodCIDRs).all() {
 		out = append(out, routeRecord{netip.PrefixFrom(a, a.BitLen()).String(), "local", "the gateway's own"})
@@ -290,6 +299,13 @@ func (g *gateway) routes() (out []routeRecord) {
 	}
 	for _, r := range g.cfg.Routes {
 		out = append(out, routeRecord{r.Prefix.String(), r.Pod.String(), "a network behind a pod"})
+	}
+	for _, name := range sortedNames(networks) {
+		for _, r := range networks[name].Routes {
+			if r.Via.IsValid() {
+				out = append(out, routeRecord{r.Dst.String(), r.Via.String(), "a network behind a pod of network " + name.String()})
+			}
+		}
 	}
 	for _, p := range g.forbiddenPrefixes() {
 		out = append(out, routeRecord{p.String(), "reject", "egress forbidden"})
@@ -413,7 +429,7 @@ func (g *gateway) trace(q control.TraceRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := g.plane.Trace(stack.TraceQuery{Pod: kube.Name{Namespace: p.Namespace, Name: p.Name}, Dst: dst, Proto: proto, DstPort: q.Port})
+	res := g.plane.Trace(stack.TraceQuery{Pod: kube.Name{Namespace: p.Namespace, Name: p.Name}, Name: q.Interface, Dst: dst, Proto: proto, DstPort: q.Port})
 	if note != "" {
 		res.Stages = slices.Insert(res.Stages, 0, stack.TraceStage{Stage: "name", Text: note})
 	}
