@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"hash/fnv"
@@ -27,6 +28,7 @@ type endpoint struct {
 	poolKey
 	id      string // in cookies: tells nothing of the address
 	pool    atomic.Pointer[http.Transport]
+	idle    idle          // the lane's connections
 	open    atomic.Int32  // requests in progress
 	latency atomic.Uint64 // float64 bits, seconds until the header, a moving average
 	failed  atomic.Int32  // connections in a row
@@ -47,6 +49,24 @@ const (
 func newEndpoint(k poolKey) *endpoint {
 	sum := sha256.Sum256([]byte("podgate endpoint " + k.addr.String()))
 	return &endpoint{poolKey: k, id: hex.EncodeToString(sum[:16])}
+}
+
+// dialTimeout is how long a connection may take.
+func (e *endpoint) dialTimeout(cfg Config) time.Duration {
+	return cmp.Or(e.wire.connect, cfg.DialTimeout)
+}
+
+// answerTimeout is how long the header of an answer may take.
+func (e *endpoint) answerTimeout(cfg Config) time.Duration {
+	return cmp.Or(e.wire.answer, cfg.AnswerTimeout)
+}
+
+// disconnect closes what is idle; for good if the endpoint is gone.
+func (e *endpoint) disconnect(gone bool) {
+	if pool := e.pool.Load(); pool != nil {
+		pool.CloseIdleConnections()
+	}
+	e.idle.end(gone)
 }
 
 func (e *endpoint) String() string { return e.addr.String() }

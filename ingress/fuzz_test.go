@@ -1,6 +1,9 @@
 package ingress
 
 import (
+	"bufio"
+	"bytes"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +66,36 @@ func FuzzMatch(f *testing.F) {
 		}
 		if got, want := h.match(matchPath(path)), naive(entered, matchPath(path)); got != want {
 			t.Fatalf("rules %q, path %q: got %+v, want %+v", rules, path, got, want)
+		}
+	})
+}
+
+// What the lane reads as a plain request is one to net/http too, and the same.
+func FuzzHead(f *testing.F) {
+	f.Add([]byte(plainGet))
+	f.Add([]byte("POST /a%2Fb;v=1?x HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 3\r\nConnection: close\r\nX-A:\t b\x80 \r\n\r\nabcGET"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var h head
+		if h.request(b) != plainForm {
+			return
+		}
+		in, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			t.Fatalf("%q: net/http says %v", b, err)
+		}
+		fields := 0
+		for name, vs := range in.Header {
+			if name != "Connection" && name != "Keep-Alive" {
+				fields += len(vs)
+			}
+		}
+		if in.Method != string(h.method) || in.RequestURI != string(h.target) || in.Host != string(h.host) || in.ContentLength != h.length ||
+			in.Close != h.close || in.TransferEncoding != nil || in.ProtoMinor != 1 || fields != len(h.fields) {
+			t.Fatalf("%q: %+v, net/http has %+v", b, h, in)
+		}
+		path, _, _ := strings.Cut(string(h.target), "?")
+		if got := in.URL.EscapedPath(); got != path {
+			t.Fatalf("path %q, net/http has %q", path, got)
 		}
 	})
 }

@@ -55,6 +55,18 @@ type options struct {
 	denied          string // why all is answered with 503: a guard that was asked for cannot be had
 }
 
+// lean reports whether the lane can serve a route with these options: all that
+// it does not know are not asked for.
+func (o *options) lean() bool {
+	return o.denied == "" && o.appRoot == "" && o.redirect == nil && o.rewrite == "" && o.cors == nil &&
+		o.basic == nil && o.auth == nil && o.client == nil && o.limit == nil && len(o.allow) == 0 && len(o.deny) == 0 &&
+		o.sticky == nil && o.hash == nil && o.mirror == nil && o.host == nil && len(o.intercept) == 0 &&
+		len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0
+}
+
+// lean reports whether the lane can speak to these endpoints.
+func (b *backend) lean() bool { return len(b.endpoints) > 0 && b.wire.protocol == http1 }
+
 // plain are the options of an Ingress that asks for nothing.
 var plain = options{sslRedirect: true, code: http.StatusPermanentRedirect, retry: retry{on: onError | onTimeout, tries: 3}}
 

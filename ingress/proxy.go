@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 	crand "crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -62,6 +63,9 @@ type request struct {
 
 func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	s.requests.Add(1)
+	if encrypted, ok := in.Context().Value(encryptedKey{}).(*tls.ConnectionState); ok {
+		in.TLS = encrypted
+	}
 	q := &request{Server: s, live: s.live.Load(), in: in, host: matchHost(in.Host), path: cleanPath(in.URL.EscapedPath()), began: time.Now()}
 	if client, err := netip.ParseAddrPort(in.RemoteAddr); err == nil {
 		q.client = client.Addr().Unmap().WithZone("")

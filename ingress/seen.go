@@ -103,15 +103,17 @@ func (s *stats) add(method string, status int, took time.Duration, bytes int64) 
 }
 
 // seen notes a request that has been answered.
-func (q *request) seen(a *answer) {
+func (q *request) seen(a *answer) { q.note(q.in.Method, a) }
+
+func (q *request) note(method string, a *answer) {
 	took := time.Since(q.began)
 	if a.status == 0 {
 		a.status = 499 // the client left before there was an answer
 	}
 	if q.route != nil {
-		q.route.stats.add(q.in.Method, a.status, took, a.bytes)
+		q.route.stats.add(method, a.status, took, a.bytes)
 	}
-	if q.cfg.AccessLog != nil && (q.route == nil || !q.route.options.silent) {
+	if q.cfg.AccessLog != nil && q.in != nil && (q.route == nil || !q.route.options.silent) {
 		q.cfg.AccessLog(q.record(a, took))
 	}
 }

@@ -1,10 +1,11 @@
 // Package ingress is the HTTP(S) front door: it compiles Ingress v1 objects to
 // Routes and proxies requests by them, straight to the endpoints.
 //
-// Goroutines: those of net/http for each connection, below Serve and ServeTLS,
-// and for each idle connection to an endpoint; one that accepts for each ServeTLS,
-// one for each connection whose TLS is passed through, one for each mirrored
-// request. Shutdown ends them all, closing what has been upgraded (WebSocket) too.
+// Goroutines: one for each connection of a client, or those of net/http where the
+// connection is given to it, and its own for connections to endpoints; one that
+// accepts for each ServeTLS, one for each connection whose TLS is passed through,
+// one for each mirrored request. Shutdown ends them all, closing what has been
+// upgraded (WebSocket) too.
 package ingress
 
 import (
@@ -12,7 +13,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -41,8 +41,15 @@ type Server struct {
 
 	requests, retries, unrouted, unavailable, failed atomic.Uint64
 
-	mu       sync.Mutex
-	tlsPorts map[netip.Addr]uint16 // where ServeTLS listens
+	handed  *handover // what net/http serves
+	handing sync.Once // starts that
+	lanes   sync.WaitGroup
+	closing atomic.Bool // Shutdown has begun
+
+	mu        sync.Mutex
+	tlsPorts  map[netip.Addr]uint16 // where ServeTLS listens
+	listeners map[net.Listener]bool
+	onLane    map[*lane]bool
 }
 
 const (
@@ -59,6 +66,9 @@ func NewServer(cfg Config) *Server {
 		cfg:        cfg.withDefaults(),
 		selfSigned: sync.OnceValues(selfSigned),
 		tlsPorts:   map[netip.Addr]uint16{},
+		handed:     newHandover(),
+		listeners:  map[net.Listener]bool{},
+		onLane:     map[*lane]bool{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.mirrors = make(chan struct{}, mirrorsAtOnce)
@@ -70,6 +80,12 @@ func NewServer(cfg Config) *Server {
 		MaxHeaderBytes:    maxRequestHeader,
 		ErrorLog:          s.errorLog,
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if g, ok := c.(*given); ok && g.tls != nil {
+				return context.WithValue(ctx, encryptedKey{}, g.tls)
+			}
+			return ctx
+		},
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			GetCertificate: s.certificate,
@@ -102,12 +118,14 @@ func (s *Server) SetRoutes(r *Routes) {
 	s.live.Store(r)
 	for k, e := range old.reached {
 		if r.reached[k] != e {
-			if pool := e.pool.Load(); pool != nil {
-				pool.CloseIdleConnections()
-			}
+			e.disconnect(true)
 		}
 	}
 }
+
+// encryptedKey is where a request's context says how its connection is encrypted,
+// if net/http did not do that itself.
+type encryptedKey struct{}
 
 // transport returns the connections to an endpoint.
 func (s *Server) transport(e *endpoint) *http.Transport {
@@ -201,7 +219,7 @@ func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 }
 
 // Serve answers HTTP on l, which it owns. It returns nil after Shutdown.
-func (s *Server) Serve(l net.Listener) error { return ended(s.http.Serve(l)) }
+func (s *Server) Serve(l net.Listener) error { return s.accept(l, nil) }
 
 // ServeTLS answers HTTPS (HTTP/1.1 and HTTP/2) on l, which it owns. It returns
 // nil after Shutdown. Redirects from HTTP lead to the port of l where l has the
@@ -214,14 +232,7 @@ func (s *Server) ServeTLS(l net.Listener) error {
 	}
 	sn := newSniffer(s, l)
 	defer sn.wg.Wait()
-	return ended(s.http.ServeTLS(sn, "", ""))
-}
-
-func ended(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return s.accept(sn, s.http.TLSConfig)
 }
 
 // tlsPort is where HTTPS is at the address that a request came to: 443 unless a
@@ -240,18 +251,18 @@ func (s *Server) tlsPort(local netip.Addr) uint16 {
 // Shutdown stops listening and waits for the requests in progress, at most until
 // ctx ends; then it cuts those that are left, and what has been upgraded.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.endLanes(ctx)
 	err := s.http.Shutdown(ctx)
 	s.cancel()
 	if err != nil {
 		s.http.Close()
 		err = fmt.Errorf("shut down ingress: %w", err)
 	}
+	s.lanes.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.live.Load().reached {
-		if pool := e.pool.Load(); pool != nil {
-			pool.CloseIdleConnections()
-		}
+		e.disconnect(true)
 	}
 	s.asides.Wait()
 	return err

@@ -97,6 +97,13 @@ func (c *tcpConn) Write(b []byte) (int, error) {
 	return n, wrapErr(err)
 }
 
+// Stirs reports whether there is something to read, the end included, and
+// whether the peer will send no more.
+func (c *tcpConn) Stirs() (readable, hungUp bool) {
+	ready := c.ep.Readiness(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp)
+	return ready != 0, ready&(waiter.EventRdHUp|waiter.EventErr|waiter.EventHUp) != 0
+}
+
 // Abort closes with a reset.
 func (c *tcpConn) Abort() {
 	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
