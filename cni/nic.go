@@ -20,7 +20,7 @@ import (
 // The kinds of interfaces.
 const (
 	TAP  = "tap"  // the interface is a TAP
-	Veth = "veth" // the interface is one end of a veth whose other end is where the plugin runs
+	Veth = "veth" // the interface is one end of a veth; the other is where the plugin runs, or, if it is not kept, nowhere
 )
 
 // Interface is one in somebody's network namespace.
@@ -76,18 +76,24 @@ func openNetns(path string) (*os.File, error) {
 	return f, nil
 }
 
-// inside calls f on a thread in a network namespace, which ends with it.
-func inside(netns *os.File, f func() error) error {
+// onThread calls f on a thread of its own, which ends with it, since f spoils it.
+func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is spoilt
-		if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", netns.Name(), err)
-			return
-		}
+		runtime.LockOSThread() // and never unlocked
 		done <- f()
 	}()
 	return <-done
+}
+
+// inside calls f on a thread in a network namespace.
+func inside(netns *os.File, f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", netns.Name(), err)
+		}
+		return f()
+	})
 }
 
 // Exists says whether the namespace has an interface of that name.
@@ -109,7 +115,7 @@ func (i Interface) Exists() (bool, error) {
 }
 
 // Create makes the interface. Nothing is left of it after an error, nor, unless
-// it is kept or a veth, when the file of the NIC is closed everywhere.
+// it is kept, when the file of the NIC is closed everywhere.
 func (i Interface) Create(s Shape) (nic control.NIC, err error) {
 	netns, err := openNetns(i.Netns)
 	if err != nil {
@@ -139,9 +145,18 @@ func (i Interface) Create(s Shape) (nic control.NIC, err error) {
 		}
 		return err
 	})
-	if err == nil && nic.Kind == Veth {
+	switch {
+	case err == nil && nic.Kind == Veth && s.Keep:
 		nic.HostIf = i.hostName()
-		fd, err = i.createVeth(netns, nic.HostIf, s)
+		fd, err = i.createVeth(netns, s)
+	case err == nil && nic.Kind == Veth:
+		err = onThread(func() (err error) {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("make a namespace for the other end of %s: %w", i.Name, err)
+			}
+			fd, err = i.createVeth(netns, s)
+			return err
+		})
 	}
 	if err != nil {
 		if fd >= 0 {
@@ -153,8 +168,11 @@ func (i Interface) Create(s Shape) (nic control.NIC, err error) {
 	return nic, nil
 }
 
-// createVeth makes the pair with its other end in the plugin's own namespace.
-func (i Interface) createVeth(netns *os.File, host string, s Shape) (fd int, err error) {
+// createVeth makes the pair with its other end in the namespace of the calling
+// thread. Where that is one that nothing but the descriptor holds, the pair goes
+// with it.
+func (i Interface) createVeth(netns *os.File, s Shape) (fd int, err error) {
+	host := i.hostName()
 	if old, err := netlink.LinkByName(host); err == nil { // what an ADD that was killed left
 		netlink.LinkDel(old)
 	}

@@ -84,7 +84,7 @@ cross one userspace process: no root, no iptables, no bridge.`,
 		return usageError{fmt.Errorf("%w\nSee `%s --help`", err, c.CommandPath())}
 	})
 	root.AddCommand(newUpCmd(), newGatewayCmd(), newDownCmd(), newApplyCmd(), newDeleteCmd(), newExecCmd(), newLogsCmd(), newGetCmd(),
-		newTraceCmd(), newDNSCmd(), newFlowsCmd(), newPolicyCmd(), newCaptureCmd(), newFaultCmd(), newCheckCmd(), newStatusCmd(), newConfigCmd(), newVersionCmd(), newWorkloadCmd())
+		newTraceCmd(), newDNSCmd(), newFlowsCmd(), newPolicyCmd(), newCaptureCmd(), newFaultCmd(), newCheckCmd(), newStatusCmd(), newConfigCmd(), newVersionCmd(), newAttachCmd(), newDetachCmd(), newWorkloadCmd())
 	return root
 }
 

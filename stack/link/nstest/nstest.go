@@ -149,6 +149,8 @@ var packages = map[string]string{
 	"capinfos":   "tshark",
 	"traceroute": "traceroute",
 	"script":     "bsdutils",
+
+	"/usr/lib/cni/host-local": "containernetworking-plugins",
 }
 
 // Need fails the test if a tool is missing, with the line that installs it.
