@@ -23,7 +23,8 @@ func loopback(is4 bool) netip.Addr {
 // the host means Config.HostIPs, that of the target the node's.
 type publication struct {
 	Publication
-	is4 bool
+	is4   bool
+	local bool // somebody answers the node itself, if nobody does outside
 }
 
 // publishPort lists what the host is to listen on for sp: its NodePort, and of
@@ -35,6 +36,7 @@ func (c *compiler) publishPort(sp *ServicePort, balanced bool, hosts []packet.Ad
 	}
 	p := publication{is4: sp.ClusterIP.Is4()}
 	p.Publication = Publication{Proto: sp.Proto, Port: sp.NodePort, Service: c.Name, Name: sp.Name, Target: netip.AddrPortFrom(netip.Addr{}, sp.NodePort), Closed: !sp.answersOutside()}
+	p.local = sp.cluster != nil
 	if sp.Proto == packet.TCP {
 		p.AcceptProxy, p.SendProxy = proxy.accept, proxy.send
 	}
@@ -91,6 +93,8 @@ func (t *Table) publish() {
 			for _, h := range hosts {
 				p.HostIP = h
 				w.Publication = p.Publication
+				// Clients on loopback come as the node, to which policy Local does not apply.
+				w.Closed = p.Closed && !(p.local && h.IsLoopback())
 				wishes = append(wishes, w)
 			}
 		}

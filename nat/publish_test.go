@@ -127,7 +127,11 @@ func TestPublished(t *testing.T) {
 		{"spec.externalTrafficPolicy: Local", func(w *world) {
 			w.service("web", 1, nodePort(30080), externalLocal)
 			w.slice("web-1", "web", ep("10.244.0.11", elsewhere))
-		}, []string{"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed"}},
+			w.cfg.HostIPs = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1")}
+		}, []string{
+			"127.0.0.1:30080/6 to 10.244.0.1:30080 for shop/web []", // clients there are the node
+			"192.0.2.1:30080/6 to 10.244.0.1:30080 for shop/web [], closed",
+		}},
 		{"metadata.annotations podgate.dev/proxy-protocol", func(w *world) {
 			w.service("web", 1, dual(1), balancer(30080), annotated(annotationProxy, "accept, send"))
 			w.slice("web-1", "web", ep("10.244.0.11"))

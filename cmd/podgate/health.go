@@ -24,7 +24,13 @@ type healthChecks struct {
 	log        *slog.Logger
 	wg         sync.WaitGroup
 
-	checks map[kube.Name]*healthCheck // the compile loop's
+	checks map[checked]*healthCheck // the compile loop's
+}
+
+// checked is one family of a Service.
+type checked struct {
+	service kube.Name
+	is4     bool
 }
 
 // healthCheck is one Service's.
@@ -42,29 +48,30 @@ type listenAt struct {
 }
 
 func newHealthChecks(listenNode func(netip.AddrPort) (net.Listener, error), log *slog.Logger) *healthChecks {
-	return &healthChecks{listenNode: listenNode, log: log, checks: map[kube.Name]*healthCheck{}}
+	return &healthChecks{listenNode: listenNode, log: log, checks: map[checked]*healthCheck{}}
 }
 
 // serve answers for exactly all; listeners that stay are left alone, and those
 // that could not be opened are tried again.
 func (h *healthChecks) serve(all []nat.HealthCheck) {
-	want := map[kube.Name]bool{}
+	want := map[checked]bool{}
 	for _, c := range all {
-		want[c.Service] = true
+		want[checked{c.Service, c.Is4}] = true
 	}
-	for name := range h.checks {
-		if !want[name] {
-			h.end(name)
+	for k := range h.checks {
+		if !want[k] {
+			h.end(k)
 		}
 	}
 	for _, c := range all {
-		if old := h.checks[c.Service]; old != nil && old.port != c.Port {
-			h.end(c.Service)
+		k := checked{c.Service, c.Is4}
+		if old := h.checks[k]; old != nil && old.port != c.Port {
+			h.end(k)
 		}
-		check := h.checks[c.Service]
+		check := h.checks[k]
 		if check == nil {
 			check = &healthCheck{service: c.Service, port: c.Port, servers: map[listenAt]*http.Server{}}
-			h.checks[c.Service] = check
+			h.checks[k] = check
 		}
 		check.local.Store(int64(c.Local))
 		for _, a := range c.Hosts {
@@ -94,16 +101,16 @@ func (h *healthChecks) listen(c *healthCheck, at listenAt) {
 	h.wg.Go(func() { srv.Serve(ln) })
 }
 
-func (h *healthChecks) end(name kube.Name) {
-	for _, srv := range h.checks[name].servers {
+func (h *healthChecks) end(k checked) {
+	for _, srv := range h.checks[k].servers {
 		srv.Close()
 	}
-	delete(h.checks, name)
+	delete(h.checks, k)
 }
 
 func (h *healthChecks) close() {
-	for name := range h.checks {
-		h.end(name)
+	for k := range h.checks {
+		h.end(k)
 	}
 	h.wg.Wait()
 }
