@@ -217,7 +217,29 @@ func (s *Store) endpoint(svc *corev1.Service, pod *corev1.Pod, f corev1.IPFamily
 	if node := s.next.nodes.m[pod.Spec.NodeName]; node != nil && node.Labels[corev1.LabelTopologyZone] != "" {
 		e.Zone = new(node.Labels[corev1.LabelTopologyZone])
 	}
+	if *e.Conditions.Ready {
+		e.Hints = trafficHints(svc.Spec.TrafficDistribution, pod.Spec.NodeName, e.Zone)
+	}
 	return e, true
+}
+
+// trafficHints are what the EndpointSlice controller writes for a Service's
+// trafficDistribution: the endpoint is meant for its own zone, or node.
+func trafficHints(want *string, node string, zone *string) *discoveryv1.EndpointHints {
+	if want == nil {
+		return nil
+	}
+	var h discoveryv1.EndpointHints
+	if zone != nil {
+		h.ForZones = []discoveryv1.ForZone{{Name: *zone}}
+	}
+	if *want == corev1.ServiceTrafficDistributionPreferSameNode {
+		h.ForNodes = []discoveryv1.ForNode{{Name: node}}
+	}
+	if h.ForZones == nil && h.ForNodes == nil {
+		return nil
+	}
+	return &h
 }
 
 // endpointPorts are a Service's ports with the numbers that they have on a pod; a

@@ -102,9 +102,48 @@ metadata: {name: svc}
 spec: {selector: {app: x}, ports: [{port: 80}]}
 `))
 	n := Name{"default", "p"}
-	s.SetPodStatus(n, string(s.State().Pods[n].UID), corev1.PodStatus{Phase: corev1.PodSucceeded})
-	if got, want := slicesOf(s, Name{"default", "svc"}), "IPv4 "; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for _, st := range []corev1.PodStatus{{Phase: corev1.PodSucceeded}, {Phase: corev1.PodFailed, Reason: "Evicted"}} {
+		become(s, n, true)
+		if got, want := slicesOf(s, Name{"default", "svc"}), "IPv4 /TCP/80 10.244.0.4:rs"; got != want {
+			t.Errorf("running: got %q, want %q", got, want)
+		}
+		s.SetPodStatus(n, string(s.State().Pods[n].UID), st)
+		if got, want := slicesOf(s, Name{"default", "svc"}), "IPv4 "; got != want {
+			t.Errorf("%s: got %q, want %q", st.Phase, got, want)
+		}
+	}
+}
+
+func TestTrafficDistributionBecomesHints(t *testing.T) {
+	zone := "z1"
+	for _, tt := range []struct {
+		want string
+		zone *string
+		hint string
+	}{
+		{"", &zone, ""},
+		{corev1.ServiceTrafficDistributionPreferClose, &zone, "zone z1"},
+		{corev1.ServiceTrafficDistributionPreferSameZone, &zone, "zone z1"},
+		{corev1.ServiceTrafficDistributionPreferSameZone, nil, ""},
+		{corev1.ServiceTrafficDistributionPreferSameNode, &zone, "zone z1 node n"},
+		{corev1.ServiceTrafficDistributionPreferSameNode, nil, "node n"},
+	} {
+		var said []string
+		want := &tt.want
+		if tt.want == "" {
+			want = nil
+		}
+		if h := trafficHints(want, "n", tt.zone); h != nil {
+			for _, z := range h.ForZones {
+				said = append(said, "zone "+z.Name)
+			}
+			for _, n := range h.ForNodes {
+				said = append(said, "node "+n.Name)
+			}
+		}
+		if got := strings.Join(said, " "); got != tt.hint {
+			t.Errorf("%q, zone %v: got %q, want %q", tt.want, tt.zone != nil, got, tt.hint)
+		}
 	}
 }
 

@@ -264,5 +264,8 @@ func validateEndpointAddress(t discoveryv1.AddressType, s string, at *field.Path
 	case t == discoveryv1.AddressTypeIPv6 && (a.Is4() || a.Is4In6()):
 		return field.ErrorList{field.Invalid(at, s, "must be an IPv6 address")}
 	}
-	return validateOrdinaryIP(s, at)
+	if errs = validateOrdinaryIP(s, at); len(errs) == 0 && a.IsMulticast() {
+		errs = field.ErrorList{field.Invalid(at, s, "may not be a multicast address")}
+	}
+	return errs
 }

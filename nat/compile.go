@@ -348,11 +348,11 @@ func (c *compiler) endpoints(sp *ServicePort) []Endpoint {
 		}
 		weight := c.weight(s)
 		for i := range s.Endpoints {
-			e, ok := c.endpoint(&s.Endpoints[i], number, s.Namespace)
-			e.Weight = weight
-			if !ok || e.Addr.Is4() != sp.ClusterIP.Is4() {
+			e, ok := c.endpoint(s, i, number)
+			if !ok {
 				continue
 			}
+			e.Weight = weight
 			if b := shared[*e.Backend]; b != nil {
 				e.Backend = b
 			}
@@ -375,14 +375,18 @@ func (c *compiler) weight(s *discoveryv1.EndpointSlice) uint8 {
 	}
 	n, err := strconv.ParseUint(text, 10, 8)
 	if err != nil || n > maxWeight {
-		bad := kube.Problem{Kind: "EndpointSlice", Object: kube.Name{Namespace: s.Namespace, Name: s.Name}, Field: "metadata.annotations[" + annotationWeight + "]",
-			Err: fmt.Sprintf("Invalid value: %q: must be a number from 0 to %d", text, maxWeight)}
-		if !slices.Contains(c.problems, bad) {
-			c.problems = append(c.problems, bad)
-		}
+		c.sliceProblem(s, "metadata.annotations["+annotationWeight+"]", "Invalid value: %q: must be a number from 0 to %d", text, maxWeight)
 		return 1
 	}
 	return uint8(n)
+}
+
+// sliceProblem reports a slice once, however many ports it serves.
+func (c *compiler) sliceProblem(s *discoveryv1.EndpointSlice, field, format string, args ...any) {
+	bad := kube.Problem{Kind: "EndpointSlice", Object: kube.Name{Namespace: s.Namespace, Name: s.Name}, Field: field, Err: fmt.Sprintf(format, args...)}
+	if !slices.Contains(c.problems, bad) {
+		c.problems = append(c.problems, bad)
+	}
 }
 
 // portOf returns the number that a slice has for the port, or 0.
@@ -402,12 +406,16 @@ func portOf(s *discoveryv1.EndpointSlice, sp *ServicePort) uint16 {
 	return 0
 }
 
-func (c *compiler) endpoint(e *discoveryv1.Endpoint, port uint16, namespace string) (Endpoint, bool) {
+// endpoint reads the i-th endpoint of a slice. An API server keeps most of what
+// is refused here out; podgate's own validation does too.
+func (c *compiler) endpoint(s *discoveryv1.EndpointSlice, i int, port uint16) (Endpoint, bool) {
+	e := &s.Endpoints[i]
 	if len(e.Addresses) == 0 {
 		return Endpoint{}, false
 	}
 	a, err := netip.ParseAddr(e.Addresses[0]) // the API gives no meaning to further ones
-	if err != nil {
+	if why := unfit(a, s.AddressType); err != nil || why != "" {
+		c.sliceProblem(s, fmt.Sprintf("endpoints[%d].addresses[0]", i), "Invalid value: %q: %s", e.Addresses[0], cmp.Or(why, "must be a valid IP address"))
 		return Endpoint{}, false
 	}
 	yes := func(b *bool, otherwise bool) bool {
@@ -421,7 +429,7 @@ func (c *compiler) endpoint(e *discoveryv1.Endpoint, port uint16, namespace stri
 		b.Node = *e.NodeName
 	}
 	if r := e.TargetRef; r != nil && r.Kind == "Pod" {
-		b.Pod = kube.Name{Namespace: cmp.Or(r.Namespace, namespace), Name: r.Name}
+		b.Pod = kube.Name{Namespace: cmp.Or(r.Namespace, s.Namespace), Name: r.Name}
 	}
 	out := Endpoint{
 		Backend:     b,
@@ -439,6 +447,27 @@ func (c *compiler) endpoint(e *discoveryv1.Endpoint, port uint16, namespace stri
 		}
 	}
 	return out, true
+}
+
+// unfit says why nothing is sent to an endpoint at a, or "".
+func unfit(a netip.Addr, t discoveryv1.AddressType) string {
+	switch {
+	case !a.IsValid():
+		return ""
+	case a.Zone() != "" || a.Is4In6():
+		return "must be a valid IP address"
+	case a.Is4() != (t == discoveryv1.AddressTypeIPv4):
+		return "must be an " + string(t) + " address"
+	case a.IsUnspecified():
+		return "may not be unspecified"
+	case a.IsLoopback():
+		return "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+	case a.IsLinkLocalUnicast():
+		return "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+	case a.IsMulticast():
+		return "may not be a multicast address"
+	}
+	return ""
 }
 
 func (c *compiler) hasEndpoints() bool {

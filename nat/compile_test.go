@@ -1,7 +1,9 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -349,5 +351,39 @@ func TestProblems(t *testing.T) {
 	tab, _ = w.compile()
 	if sp, _ := tab.Lookup(node4, packet.TCP, 30080); sp == nil || sp.Service.Name != "new" {
 		t.Errorf("NodePort of a deleted Service did not fall to the one that waited for it")
+	}
+}
+
+// An API server's objects are not validated here again: what nothing may be sent
+// to is left out, and said so on the slice alone.
+func TestEndpointAddressesThatMayNotBe(t *testing.T) {
+	w := newWorld(t)
+	w.service("web", 1, func(s *corev1.Service) {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "again", Port: 81})
+	})
+	slice := w.slice("web-1", "web", ep("10.244.0.11"), ep("127.0.0.1"), ep("169.254.169.254"), ep("239.1.1.1"), ep("0.0.0.0"), ep("fd00::1"), ep("x"), ep("::ffff:10.0.0.1"))
+	slice.Ports = append(slice.Ports, slice.Ports[0])
+	slice.Ports[1].Name = ptr("again")
+	slice.AddressType = discoveryv1.AddressTypeIPv4
+	tab, ps := w.compile()
+	if got, want := reached(tab, addr("10.96.0.1"), packet.TCP, 80, false), "[10.244.0.11:8080]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	var got []string
+	for _, p := range ps {
+		got = append(got, p.String())
+	}
+	at := "EndpointSlice shop/web-1: endpoints[%d].addresses[0]: Invalid value: %q: %s"
+	want := []string{
+		fmt.Sprintf(at, 1, "127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+		fmt.Sprintf(at, 2, "169.254.169.254", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+		fmt.Sprintf(at, 3, "239.1.1.1", "may not be a multicast address"),
+		fmt.Sprintf(at, 4, "0.0.0.0", "may not be unspecified"),
+		fmt.Sprintf(at, 5, "fd00::1", "must be an IPv4 address"),
+		fmt.Sprintf(at, 6, "x", "must be a valid IP address"),
+		fmt.Sprintf(at, 7, "::ffff:10.0.0.1", "must be a valid IP address"),
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
