@@ -139,16 +139,15 @@ func (s *Server) arrive(q *query, plain answer, m *dns.Msg, name string, out []b
 	}
 	s.autopathed.Add(1)
 	q.path = true
-	ttl := s.pathTTL(m)
+	ttl := pathTTL(m, plain.soa.Header().Ttl)
 	way := &dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: ttl}, Target: name}
 	m.Answer = append([]dns.RR{way}, m.Answer...)
 	return s.pack(q, m, out)
 }
 
 // pathTTL is how long the way to a name may be remembered: as long as all that
-// is said about it.
-func (s *Server) pathTTL(m *dns.Msg) uint32 {
-	ttl := uint32(s.cfg.TTL / time.Second)
+// is said about it, and no longer than the zone's own names.
+func pathTTL(m *dns.Msg, ttl uint32) uint32 {
 	for _, rrs := range [][]dns.RR{m.Answer, m.Ns} {
 		for _, rr := range rrs {
 			ttl = min(ttl, rr.Header().Ttl)

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"podgate/kube"
 )
@@ -21,6 +22,8 @@ type source struct {
 	pods       map[kube.Name]*corev1.Pod
 	namespaces map[string]*corev1.Namespace
 	slicesOf   index[kube.Name, []*discoveryv1.EndpointSlice] // by Service
+
+	selects, selectsIn labels.Selector // Services and pods, and namespaces, that are served
 }
 
 // dnsService is the Service in front of this server; its addresses are those of ns.dns.<domain>.
@@ -33,7 +36,7 @@ func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
 	cfg = cfg.withDefaults()
 	z := &Zone{
 		domain: cfg.Domain,
-		ttl:    uint32(cfg.TTL / time.Second),
+		ttl:    uint32(max(0, cfg.TTL/time.Second)),
 		pods:   cfg.Pods,
 		kube:   cfg.kube,
 		source: source{
@@ -43,7 +46,10 @@ func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
 			namespaces: st.Namespaces,
 		},
 	}
-	if prev == nil || prev.domain != z.domain || prev.ttl != z.ttl || prev.pods != z.pods || prev.kube != z.kube {
+	z.selects, _ = selectorOf(z.kube.labels)
+	z.selectsIn, _ = selectorOf(z.kube.inLabels)
+	if prev == nil || prev.domain != z.domain || prev.ttl != z.ttl || prev.pods != z.pods || prev.kube != z.kube ||
+		z.kube.inLabels != "" && !same(prev.source.namespaces, z.source.namespaces) {
 		prev = &Zone{}
 	}
 	z.compileServices(prev)
@@ -87,7 +93,7 @@ func (z *Zone) compileServices(prev *Zone) {
 			services.remove(key)
 			old.forget(pointers)
 		}
-		if svc := z.source.services[name]; svc != nil && z.serves(name.Namespace) {
+		if svc := z.source.services[name]; svc != nil && z.serves(name.Namespace) && z.selects.Matches(labels.Set(svc.Labels)) {
 			compiled := z.compileService(svc, slicesOf.get(name))
 			services.set(key, compiled)
 			for _, p := range compiled.pointers {
@@ -149,6 +155,9 @@ func (z *Zone) compilePods(prev *Zone) {
 	}
 	z.podAddrs = make(map[podAddr]struct{}, len(z.source.pods))
 	for name, pod := range z.source.pods {
+		if !z.serves(name.Namespace) || !z.selects.Matches(labels.Set(pod.Labels)) {
+			continue
+		}
 		for _, ip := range pod.Status.PodIPs {
 			if addr, err := netip.ParseAddr(ip.IP); err == nil {
 				z.podAddrs[podAddr{name.Namespace, addr}] = struct{}{}
@@ -196,7 +205,20 @@ func (z *Zone) compileStatic(serial uint32, cfg Config) {
 
 // serves says whether a namespace is one of those to be served.
 func (z *Zone) serves(namespace string) bool {
-	return z.kube.namespaces == "" || slices.Contains(strings.Fields(z.kube.namespaces), namespace)
+	if z.kube.namespaces != "" && !slices.Contains(strings.Fields(z.kube.namespaces), namespace) {
+		return false
+	}
+	ns := z.source.namespaces[namespace]
+	return z.selectsIn.Empty() || ns != nil && z.selectsIn.Matches(labels.Set(ns.Labels))
+}
+
+// selectorOf reads a label selector; "" selects everything.
+func selectorOf(text string) (labels.Selector, error) {
+	s, err := labels.Parse(text)
+	if err != nil {
+		return labels.Everything(), err
+	}
+	return s, nil
 }
 
 // compileService makes the nodes of one Service.
@@ -278,6 +300,7 @@ type endpoint struct {
 	host  string // label
 	addr  netip.Addr
 	ports []port
+	zone  string // "": unknown
 }
 
 type port struct {
@@ -324,10 +347,10 @@ func (b *serviceBuilder) endpoints(all []*discoveryv1.EndpointSlice, notReady bo
 				if host == "" && b.zone.kube.podNames && e.TargetRef != nil {
 					host = strings.ToLower(e.TargetRef.Name)
 				}
-				if host == "" {
+				if host == "" || len(host) > 63 || strings.Contains(host, ".") { // no label
 					host = dash(addr)
 				}
-				b.endpoint(endpoint{host, addr, ports})
+				b.endpoint(endpoint{host, addr, ports, strings.ToLower(deref(e.Zone))})
 			}
 		}
 	}
@@ -382,34 +405,65 @@ func (b *serviceBuilder) headless() {
 	if len(b.eps) == 0 {
 		return // no ready endpoint: no name (specification, 2.4.1)
 	}
-	n := b.at("")
-	count, all := map[string]int{}, 0
+	count := map[string]int{}
 	for _, e := range b.eps {
 		for _, p := range e.ports {
 			count[p.label]++
-			all++
 		}
 	}
-	list := func(at *node, owner string, e endpoint) {
-		if _, ok := b.seen[seenAddr{at, e.addr}]; ok {
-			return
-		}
-		b.seen[seenAddr{at, e.addr}] = 0
-		at.add(b.zone.address(owner, e.addr))
-		at.extra = append(at.extra, b.zone.address(e.host+"."+b.name, e.addr))
-	}
+	b.listAll(b.at(""), b.name, b.eps)
 	for _, e := range b.eps {
-		target := e.host + "." + b.name
-		list(n, b.name, e)
 		for _, p := range e.ports {
-			b.srv(n, b.name, all, target, p.number)
 			if p.label != "" {
 				pn := b.at(p.label)
-				b.srv(pn, p.label+"."+b.name, count[p.label], target, p.number)
-				list(pn, p.label+"."+b.name, e)
+				b.srv(pn, p.label+"."+b.name, count[p.label], e.host+"."+b.name, p.number)
+				b.list(pn, p.label+"."+b.name, e)
 			}
 		}
 	}
+	if b.zone.kube.zonal {
+		b.zones()
+	}
+}
+
+// zones makes the names of a headless Service's endpoints in one topology zone.
+func (b *serviceBuilder) zones() {
+	b.out.zonal = true
+	in := map[string][]endpoint{}
+	for _, e := range b.eps {
+		if e.zone != "" {
+			in[e.zone] = append(in[e.zone], e)
+		}
+	}
+	for zone, eps := range in {
+		n, name := new(node), zone+pinned
+		b.listAll(n, name+"."+b.name, eps)
+		b.out.nodes[name] = n
+	}
+}
+
+// listAll gives a node the addresses of endpoints, and all their ports.
+func (b *serviceBuilder) listAll(n *node, owner string, eps []endpoint) {
+	all := 0
+	for _, e := range eps {
+		all += len(e.ports)
+	}
+	for _, e := range eps {
+		b.list(n, owner, e)
+		for _, p := range e.ports {
+			b.srv(n, owner, all, e.host+"."+b.name, p.number)
+		}
+	}
+}
+
+// list gives a node an endpoint's address, once.
+func (b *serviceBuilder) list(n *node, owner string, e endpoint) {
+	if _, ok := b.seen[seenAddr{n, e.addr}]; ok {
+		return
+	}
+	b.seen[seenAddr{n, e.addr}] = 0
+	n.add(b.zone.address(owner, e.addr))
+	n.extra = append(n.extra, b.zone.address(e.host+"."+b.name, e.addr))
 }
 
 // srv adds an SRV record of priority 0 and, as CoreDNS has it, a weight of 100

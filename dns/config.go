@@ -16,7 +16,7 @@ type Config struct {
 	Domain       string         // the cluster domain; "cluster.local"
 	PodCIDRs     []netip.Prefix // whose reverse zones are answered here
 	ServiceCIDRs []netip.Prefix // likewise
-	TTL          time.Duration  // of the zone's records, whole seconds; 30 s
+	TTL          time.Duration  // of the zone's records, whole seconds; 30 s, and 0 s for NoTTL
 	Pods         PodMode        // Insecure
 
 	Upstreams []netip.AddrPort // asked in this order for every name that is not the cluster's
@@ -49,6 +49,9 @@ type Config struct {
 	Told func(client netip.Addr, name string, addrs []netip.Addr, ttl time.Duration)
 }
 
+// NoTTL is the TTL of records that nobody is to remember.
+const NoTTL time.Duration = -1
+
 // PodMode says which names under pod.<domain> have addresses.
 type PodMode uint8
 
@@ -63,7 +66,7 @@ func (c Config) withDefaults() Config {
 		c.Domain = "cluster.local"
 	}
 	c.Domain = dns.CanonicalName(c.Domain)
-	if c.TTL < time.Second {
+	if c.TTL == 0 {
 		c.TTL = 30 * time.Second
 	}
 	if c.Timeout <= 0 {

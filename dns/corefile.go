@@ -49,6 +49,9 @@ type kubeOptions struct {
 	noEndpoints bool   // noendpoints
 	ignoreEmpty bool   // ignore empty_service
 	namespaces  string // joined by blanks; "": all
+	zonal       bool
+	labels      string // selector of Services and pods; "": all
+	inLabels    string // selector of namespaces
 }
 
 // forwardRule is one forward directive.
@@ -111,8 +114,8 @@ func (c *Corefile) Options(cfg Config) Config {
 	if c == nil || c.kube == nil {
 		return cfg
 	}
-	if c.kube.ttl > 0 {
-		cfg.TTL = c.kube.ttl
+	if cfg.TTL = c.kube.ttl; cfg.TTL == 0 {
+		cfg.TTL = NoTTL
 	}
 	cfg.Pods = c.kube.pods
 	cfg.kube = *c.kube
@@ -359,6 +362,19 @@ func (p *corefileParser) kubernetes(b *block, d corefileLine, options []corefile
 			k.ignoreEmpty = true
 		case "namespaces":
 			k.namespaces = strings.Join(args, " ")
+		case "zonal":
+			k.zonal = true
+		case "labels", "namespace_labels":
+			selector := strings.Join(args, " ")
+			if _, err := selectorOf(selector); err != nil || selector == "" {
+				p.problem(o.n, "kubernetes: %s is a label selector such as app=web,tier!=db", o.words[0])
+				continue
+			}
+			if o.words[0] == "labels" {
+				k.labels = selector
+			} else {
+				k.inLabels = selector
+			}
 		case "endpoint", "tls", "kubeconfig", "startup_timeout", "apiserver_qps", "apiserver_burst", "apiserver_max_inflight":
 			// podgate has its own source of objects.
 		default:

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,11 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"podgate/kube"
 )
 
 // kubeadmCorefile is the one that kubeadm installs.
@@ -342,22 +348,82 @@ func TestUpstreamOverTLS(t *testing.T) {
 }
 
 func TestKubernetesOptions(t *testing.T) {
-	st := headlessOf(2)
+	st := headlessOf(3)
+	es := st.EndpointSlices[kube.Name{Namespace: "big", Name: "h-a"}].DeepCopy()
+	st.EndpointSlices = map[kube.Name]*discoveryv1.EndpointSlice{{Namespace: "big", Name: "h-a"}: es}
+	st.Services[kube.Name{Namespace: "big", Name: "h"}].Labels = map[string]string{"app": "web"}
+	st.Namespaces["big"] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "big", Labels: map[string]string{"team": "a"}}}
+	zones, pods := []string{"eu-1a", "corp.example", "eu-1a"}, []string{"web-7", strings.Repeat("x", 64), "a.b"}
+	for i := range es.Endpoints {
+		es.Endpoints[i].Zone, es.Endpoints[i].TargetRef = &zones[i], &corev1.ObjectReference{Name: pods[i]}
+	}
+	const all = "10.244.0.10 10.244.0.11 10.244.0.12"
 	for _, test := range []struct {
 		option, name string
-		want         int
+		want         string
 	}{
-		{"", "h.big.svc.cluster.local.", dns.RcodeSuccess},
-		{"noendpoints", "h.big.svc.cluster.local.", dns.RcodeNameError},
-		{"namespaces other", "h.big.svc.cluster.local.", dns.RcodeNameError},
-		{"namespaces big other", "h.big.svc.cluster.local.", dns.RcodeSuccess},
+		{"", "h", all},
+		{"noendpoints", "h", "NXDOMAIN"},
+		{"namespaces other", "h", "NXDOMAIN"},
+		{"namespaces big other", "h", all},
+		{"labels app=web", "h", all},
+		{"labels app in (web, api),!old", "h", all},
+		{"labels app!=web", "h", "NXDOMAIN"},
+		{"namespace_labels team=a", "h", all},
+		{"namespace_labels team=b", "h", "NXDOMAIN"},
+		{"endpoint_pod_names", "web-7.h", "10.244.0.10"},
+		{"endpoint_pod_names", "10-244-0-11.h", "10.244.0.11"}, // its name is no label: too long
+		{"endpoint_pod_names", "10-244-0-12.h", "10.244.0.12"}, // more than one label
+		{"", "web-7.h", "NXDOMAIN"},
+		{"", "eu-1a.pin._zone.h", "NXDOMAIN"},
+		{"zonal", "EU-1a.pin._zone.h", "10.244.0.10 10.244.0.12"},
+		{"zonal", "eu-1a.prefer._zone.h", "10.244.0.10 10.244.0.12"},
+		{"zonal", "corp.example.pin._zone.h", "10.244.0.11"},
+		{"zonal", "gone.pin._zone.h", ""},
+		{"zonal", "gone.prefer._zone.h", all},
+		{"zonal", "eu-1a.other._zone.h", "NXDOMAIN"},
+		{"zonal", "h", all},
+		{"ttl 0", "h", all},
 	} {
 		c := mustParse(t, ".:53 {\n kubernetes cluster.local {\n "+test.option+"\n }\n}\n")
 		s := NewServer(Config{})
 		s.SetZone(Compile(nil, st, c.Options(testConfig)))
 		s.SetCorefile(c)
-		if m := resolveNow(t, s, question(test.name, dns.TypeA)); m.Rcode != test.want {
-			t.Errorf("%s: got %v", test.option, m)
+		m := resolveNow(t, s, question(test.name+".big.svc.cluster.local.", dns.TypeA))
+		var got []string
+		if m.Rcode != dns.RcodeSuccess {
+			got = []string{dns.RcodeToString[m.Rcode]}
+		}
+		for _, rr := range m.Answer {
+			got = append(got, rr.(*dns.A).A.String())
+			if ttl := rr.Header().Ttl; ttl != 5 && test.option != "ttl 0" || ttl != 0 && test.option == "ttl 0" {
+				t.Errorf("%s: TTL %d", test.option, ttl)
+			}
+		}
+		slices.Sort(got)
+		if text := strings.Join(got, " "); text != test.want {
+			t.Errorf("%s: %s: got %q, want %q", test.option, test.name, text, test.want)
+		}
+	}
+	c := mustParse(t, ".:53 {\n kubernetes cluster.local {\n zonal\n }\n}\n")
+	s := NewServer(Config{})
+	s.SetZone(Compile(nil, st, c.Options(testConfig)))
+	s.SetCorefile(c)
+	for _, test := range []struct {
+		name    string
+		answers int
+	}{{"h", 3}, {"gone.prefer._zone.h", 3}, {"eu-1a.pin._zone.h", 2}} {
+		wire, err := question(test.name+".big.svc.cluster.local.", dns.TypeSRV).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fast, slow dns.Msg
+		out := make([]byte, 4096)
+		answer, _ := s.respond(testClient, wire, nil, true)
+		err1, err2 := fast.Unpack(out[:s.Responder().Answer(out, wire, testClient)]), slow.Unpack(answer)
+		if err1 != nil || err2 != nil || fmt.Sprint(fast.Answer, fast.Extra) != fmt.Sprint(slow.Answer, slow.Extra) ||
+			len(fast.Answer) != test.answers || len(fast.Extra) != test.answers || fast.Answer[0].(*dns.SRV).Weight != uint16(100/test.answers) {
+			t.Errorf("%s SRV: got %v and %v", test.name, &fast, &slow)
 		}
 	}
 }

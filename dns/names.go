@@ -8,14 +8,19 @@ import (
 	"github.com/miekg/dns"
 )
 
-// dash is an address as one label, in CoreDNS's way: 10-244-0-7, fd00-10-244--7.
+// dash is an address as one label, in CoreDNS's way: 10-244-0-7, fd00-10-244--7,
+// and 2001-db8--0 as a label does not end in a dash.
 func dash(addr netip.Addr) string {
-	return strings.Map(func(r rune) rune {
+	label := strings.Map(func(r rune) rune {
 		if r == '.' || r == ':' {
 			return '-'
 		}
 		return r
 	}, addr.String())
+	if strings.HasSuffix(label, "-") {
+		label += "0"
+	}
+	return label
 }
 
 // undash reads what dash wrote, and any other spelling of an IPv6 address.

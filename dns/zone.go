@@ -49,7 +49,15 @@ type Zone struct {
 type service struct {
 	nodes    map[string]*node // by name relative to the Service's
 	pointers []ownedPointer   // what it adds to Zone.pointers
+	zonal    bool             // it has names for topology zones
 }
+
+// What stands between a topology zone and a headless Service's name: endpoints
+// in that zone alone, or all of them where there are none in it (CoreDNS's zonal).
+const (
+	pinned    = ".pin._zone"
+	preferred = ".prefer._zone"
+)
 
 // node is one name: its records, owned by that name in lower case.
 type node struct {
@@ -220,7 +228,20 @@ func (z *Zone) findService(path string) *node {
 	if !ok {
 		return nil
 	}
-	return svc.nodes[sub]
+	if n := svc.nodes[sub]; n != nil || !svc.zonal {
+		return n
+	}
+	if zone, ok := strings.CutSuffix(sub, preferred); ok {
+		if n := svc.nodes[zone+pinned]; n != nil {
+			return n
+		}
+		all := svc.nodes[""] // by another name, so not what is packed of it
+		return &node{a: all.a, aaaa: all.aaaa, srv: all.srv, extra: all.extra}
+	}
+	if strings.HasSuffix(sub, pinned) {
+		return empty
+	}
+	return nil
 }
 
 // findPod returns the node of [1-2-3-4.]namespace.

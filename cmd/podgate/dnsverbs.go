@@ -6,11 +6,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	mdns "github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 
 	"podgate/control"
+	"podgate/dns"
 	"podgate/kube"
 )
 
@@ -23,6 +25,14 @@ func (l *searchLists) of(a netip.Addr) []string {
 	list, _ := l.m.Load(a)
 	s, _ := list.([]string)
 	return s
+}
+
+// dnsTTL is a TTL in seconds as package dns takes it.
+func dnsTTL(seconds uint32) time.Duration {
+	if seconds == 0 {
+		return dns.NoTTL
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // topMisses is how many names without answer `get dns` shows.

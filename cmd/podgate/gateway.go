@@ -345,7 +345,7 @@ func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 			g.names.Learn(packet.AddrFrom(client), name, learned, now, now+int64(ttl))
 		},
 		Domain: g.cfg.Kube.ClusterDomain, PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs,
-		TTL: time.Duration(g.cfg.DNSTTL) * time.Second, Pods: g.cfg.DNSPods, CacheTTL: g.cfg.DNSCache, Upstreams: upstreams, Log: g.log,
+		TTL: dnsTTL(g.cfg.DNSTTL), Pods: g.cfg.DNSPods, CacheTTL: g.cfg.DNSCache, Upstreams: upstreams, Log: g.log,
 		Autopath: g.cfg.DNSAutopath, RandomCase: g.cfg.DNSRandomCase, Search: g.searches.of,
 	}
 }
