@@ -85,7 +85,7 @@ func (p *Plane) Capture(ctx context.Context, q CaptureQuery, out io.Writer) (Cap
 				}
 				interfaces[f.port] = id
 			}
-			onWire(f.frame, func(f2 packet.Frame) {
+			link.OnWire(f.frame, func(f2 packet.Frame) {
 				if e := pw.Packet(id, f.at, f.inbound, f2.Eth()); e != nil {
 					err = e
 				}
@@ -103,16 +103,6 @@ func (p *Plane) Capture(ctx context.Context, q CaptureQuery, out io.Writer) (Cap
 
 // describe is what a capture says of an interface beside its name.
 func (at *attachment) describe() string { return at.Name + " " + at.MAC.String() }
-
-// onWire hands over what f is on a wire; a frame that makes no sense as it is.
-func onWire(f packet.Frame, emit func(packet.Frame)) {
-	if len(f) < packet.VnetHdrLen {
-		return
-	}
-	if !link.Segment(f, 0, emit) {
-		emit(f)
-	}
-}
 
 func (c *capture) take() ([]captured, uint64) {
 	c.mu.Lock()

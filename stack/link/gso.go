@@ -67,6 +67,17 @@ func Segment(f packet.Frame, mtu int, emit func(packet.Frame)) bool {
 	}
 }
 
+// OnWire hands over what f is on a wire: cut up, with complete checksums. A frame
+// that makes no sense is handed over as it is.
+func OnWire(f packet.Frame, emit func(packet.Frame)) {
+	if len(f) < packet.VnetHdrLen {
+		return
+	}
+	if !Segment(f, 0, emit) {
+		emit(f)
+	}
+}
+
 // pieceSize is how many payload bytes a piece of p gets; 0 means that p is one
 // frame already.
 func pieceSize(p *packet.Packet, mtu int) (size int, ok bool) {

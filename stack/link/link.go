@@ -1,5 +1,6 @@
 // Package link holds the devices that frames come from and go to: TAP, veth
-// through a packet socket, and an in-memory pair.
+// through a packet socket, the unix sockets of virtual machines, and an in-memory
+// pair.
 //
 // A Frame carries its virtio_net_hdr from device to device unchanged, so that a
 // super-frame with a partial checksum, as one pod's kernel made it, is what the
@@ -55,5 +56,6 @@ type Counters struct {
 var (
 	_ Device = (*TAP)(nil)
 	_ Device = (*Veth)(nil)
+	_ Device = (*QEMU)(nil)
 	_ Device = (*Mem)(nil)
 )
