@@ -46,3 +46,16 @@ func appendName(all []kube.Name, namespace, value string) []kube.Name {
 	}
 	return all
 }
+
+// Served names the Ingresses that are served here.
+func Served(st *kube.State, cfg Config) map[kube.Name]bool {
+	cfg = cfg.withDefaults()
+	c := &compiler{Routes: &Routes{source: source{state: st, cfg: sourceConfig{cfg.Class, cfg.Controller}}}}
+	served := map[kube.Name]bool{}
+	for n, ing := range st.Ingresses {
+		if p := c.notOurs(ing); p.Err == "" {
+			served[n] = true
+		}
+	}
+	return served
+}

@@ -212,6 +212,12 @@ func (r *Runtime) Resolver(p *corev1.Pod) Resolver {
 	return podResolver(p, r.cfg.Nameservers, r.cfg.ClusterDomain, r.host)
 }
 
+// ResolverOf is what a kubelet tells a pod whose processes it runs; dns are the
+// addresses of the cluster's DNS Service.
+func ResolverOf(p *corev1.Pod, dns []netip.Addr, domain string) Resolver {
+	return podResolver(p, dns, domain, hostResolver())
+}
+
 // file is the text of resolv.conf.
 func (r Resolver) file() []byte {
 	var b bytes.Buffer

@@ -38,7 +38,7 @@ func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
 	for _, a := range nic.Addrs {
 		g.names.Forget(packet.AddrFrom(a)) // whoever had the address before
 		g.dns.Forget(a)
-		g.searches.set(a, g.pods.Resolver(p).Searches)
+		g.searches.set(a, g.resolver(p).Searches)
 	}
 	spec := stack.PortSpec{Pod: name, Name: nic.Name, MAC: nic.MAC, Addrs: nic.Addrs, MTU: nic.MTU, Secondary: nic.Secondary, Default: nic.Default}
 	if nic.Network != nil {

@@ -17,10 +17,12 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"podgate/ingress"
 	"podgate/kube"
 	kubewatch "podgate/kube/watch"
+	"podgate/pod"
 )
 
 func newGatewayCmd() *cobra.Command {
@@ -107,6 +109,9 @@ type cluster struct {
 	node   *corev1.Node // as it was at the start
 	ready  atomic.Bool
 	synced chan struct{} // closed once the store has what the API server has
+	writer *kubewatch.Writer
+
+	published []netip.Addr // addresses of this gateway's listeners, for statuses
 }
 
 // join finds the API server and this node, and lets them decide what the
@@ -137,7 +142,7 @@ func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin,
 	}
 	if open("pods.cidrs") {
 		if cfg.Kube.PodCIDRs, err = parsePrefixes(c.node.Spec.PodCIDRs); err != nil {
-			return fmt.Errorf("Node %s: spec.podCIDRs: %w", c.node.Name, err)
+			return fmt.Errorf("node %s: spec.podCIDRs: %w", c.node.Name, err)
 		}
 	}
 	if open("services.cidrs") {
@@ -151,6 +156,7 @@ func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin,
 	if addrs := c.addrs(); open("publish.address") && len(addrs) > 0 {
 		cfg.PublishAddr, cfg.Kube.PublishedIPs = addrs[0], addrs[:1]
 	}
+	c.published = []netip.Addr{cfg.PublishAddr}
 	log.Info("this node", "node", cfg.Kube.NodeName, "addresses", c.addrs(), "pods", cfg.Kube.PodCIDRs, "services", cfg.Kube.ServiceCIDRs)
 	return cfg.check()
 }
@@ -186,8 +192,42 @@ func (c *cluster) store(cfg kube.Config) *kube.Store { return kube.NewReplica(cf
 
 func (c *cluster) run(ctx context.Context, g *gateway) error {
 	g.cluster = c
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	c.writer = c.api.NewWriter(fmt.Sprintf("%s_%s_%d", c.node.Name, host, os.Getpid()))
+	g.wg.Go(func() { c.writer.Run(ctx) })
 	g.wg.Go(func() { c.api.Follow(ctx, g.store, func() { close(c.synced) }) })
 	return nil
+}
+
+// report has the API server told what became of a state.
+func (c *cluster) report(t tables, cfg ingress.Config) {
+	c.writer.Report(kubewatch.Report{State: t.state, Addrs: c.reachedAt(t.state), Ingresses: ingress.Served(t.state, cfg), Problems: t.problems})
+}
+
+// gatewayLabels are those of the pods that gateways run in, see deploy/podgate.yaml.
+var gatewayLabels = map[string]string{"app.kubernetes.io/name": "podgate", "app.kubernetes.io/component": "gateway"}
+
+// reachedAt are the addresses of all gateways of the cluster, as far as they run
+// in pods that are ready; otherwise of this one.
+func (c *cluster) reachedAt(st *kube.State) (all []netip.Addr) {
+	for _, p := range st.Pods {
+		if p.Namespace != "podgate-system" || !kube.IsReady(p) || p.DeletionTimestamp != nil || !labels.SelectorFromSet(gatewayLabels).Matches(labels.Set(p.Labels)) {
+			continue
+		}
+		for _, ip := range p.Status.HostIPs {
+			if a, err := netip.ParseAddr(ip.IP); err == nil && !slices.Contains(all, a) {
+				all = append(all, a)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return c.published
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
 }
 
 // awaitSynced waits until the store has what the API server has.
@@ -237,6 +277,14 @@ func (g *gateway) nodeAddrs() []netip.Addr {
 		return own
 	}
 	return slices.Concat(own, g.cluster.addrs())
+}
+
+// resolver is what a pod's resolver was told, by who runs its processes.
+func (g *gateway) resolver(p *corev1.Pod) pod.Resolver {
+	if g.pods == nil {
+		return pod.ResolverOf(p, g.dnsService(), g.cfg.Kube.ClusterDomain)
+	}
+	return g.pods.Resolver(p)
 }
 
 // errElsewhere refuses what a real cluster has other tools for.

@@ -108,6 +108,9 @@ func (g *gateway) compile(st *kube.State) bool {
 	g.listeners = append(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isIngress(l) }), published...)
 	g.mu.Unlock()
 	g.changed.Broadcast()
+	if g.cluster != nil {
+		g.cluster.report(next, g.ingressConfig(own))
+	}
 	return true
 }
 

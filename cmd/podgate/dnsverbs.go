@@ -74,7 +74,7 @@ func (g *gateway) explainDNS(q control.DNSRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := g.pods.Resolver(p)
+	r := g.resolver(p)
 	a := dnsAnswer{Pod: q.Namespace + "/" + q.Pod, Nameservers: r.Nameservers, Searches: r.Searches, Ndots: ndots(r.Options), Hosts: inHosts(p, q)}
 	cluster := g.dnsService()
 	a.Elsewhere = p.Spec.HostNetwork || !slices.ContainsFunc(r.Nameservers, func(s string) bool {

@@ -32,9 +32,9 @@ var kinds = []kind{
 	{name: "Namespace", gv: corev1.SchemeGroupVersion, resource: "namespaces", new: func() kube.API { return new(corev1.Namespace) }},
 	{name: "Node", gv: corev1.SchemeGroupVersion, resource: "nodes", new: func() kube.API { return new(corev1.Node) }},
 	{name: "Pod", gv: corev1.SchemeGroupVersion, resource: "pods", new: func() kube.API { return new(corev1.Pod) }},
-	{name: "Service", gv: corev1.SchemeGroupVersion, resource: "services", new: func() kube.API { return new(corev1.Service) }},
+	serviceKind,
 	{name: "EndpointSlice", gv: discoveryv1.SchemeGroupVersion, resource: "endpointslices", new: func() kube.API { return new(discoveryv1.EndpointSlice) }},
-	{name: "Ingress", gv: networkingv1.SchemeGroupVersion, resource: "ingresses", new: func() kube.API { return new(networkingv1.Ingress) }},
+	ingressKind,
 	{name: "IngressClass", gv: networkingv1.SchemeGroupVersion, resource: "ingressclasses", new: func() kube.API { return new(networkingv1.IngressClass) }},
 	{name: "NetworkPolicy", gv: networkingv1.SchemeGroupVersion, resource: "networkpolicies", new: func() kube.API { return new(networkingv1.NetworkPolicy) }},
 	{name: "ClusterNetworkPolicy", gv: clusterPolicies, resource: "clusternetworkpolicies", optional: true, new: func() kube.API { return new(policyv1alpha2.ClusterNetworkPolicy) }},
@@ -47,9 +47,11 @@ var kinds = []kind{
 	{name: "BackendTLSPolicy", gv: gatewayAPI, resource: "backendtlspolicies", optional: true, new: func() kube.API { return new(gatewayv1.BackendTLSPolicy) }},
 }
 
-// named are the kinds that are watched by name.
+// Kinds that are watched by name, and kinds whose status is written.
 var (
 	secretKind    = kind{name: "Secret", gv: corev1.SchemeGroupVersion, resource: "secrets", new: func() kube.API { return new(corev1.Secret) }}
+	serviceKind   = kind{name: "Service", gv: corev1.SchemeGroupVersion, resource: "services", new: func() kube.API { return new(corev1.Service) }}
+	ingressKind   = kind{name: "Ingress", gv: networkingv1.SchemeGroupVersion, resource: "ingresses", new: func() kube.API { return new(networkingv1.Ingress) }}
 	configMapKind = kind{name: "ConfigMap", gv: corev1.SchemeGroupVersion, resource: "configmaps", new: func() kube.API { return new(corev1.ConfigMap) }}
 )
 
@@ -77,7 +79,7 @@ var versions = []schema.GroupVersion{
 var codecs = sync.OnceValue(func() runtime.NegotiatedSerializer {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, coordinationv1.AddToScheme, policyv1alpha2.AddToScheme, gatewayv1.Install,
+		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, coordinationv1.AddToScheme, policyv1alpha2.Install, gatewayv1.Install,
 	} {
 		if err := add(scheme); err != nil {
 			panic("kube/watch: " + err.Error()) // two kinds of one name

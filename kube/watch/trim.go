@@ -49,6 +49,7 @@ func trimPod(o *corev1.Pod) {
 	spec := o.Spec
 	o.Spec = corev1.PodSpec{
 		NodeName: one(spec.NodeName), HostNetwork: spec.HostNetwork, Hostname: spec.Hostname, Subdomain: spec.Subdomain,
+		DNSPolicy: spec.DNSPolicy, DNSConfig: spec.DNSConfig,
 		Containers: trimContainers(spec.Containers), InitContainers: trimContainers(spec.InitContainers),
 	}
 	st := o.Status

@@ -78,7 +78,7 @@ func start(t *testing.T, name string, env []string, args ...string) *process {
 		p.stop()
 		if t.Failed() {
 			text := p.log.String()
-			t.Logf("%s said last:\n%s", name, text[max(0, len(text)-4000):])
+			t.Logf("%s said last:\n%s", name, text[max(0, len(text)-1500):])
 		}
 	})
 	return p
