@@ -46,6 +46,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
 //	trace POD PROTO DST        what the production decision says
+//	reach PROTO PORT [6]       who reaches whom by it, over IPv4 or IPv6: rows send
 //	told POD NAME ADDR DURATION an answer of DNS to POD
 //	apply-broken FILE          apply manifests of which some are rejected
 //	flows, drops, denials      list them
@@ -177,6 +178,8 @@ func (s *script) run(line string) {
 		w.publish()
 	case "trace":
 		s.trace(args)
+	case "reach":
+		s.reach(args)
 	case "flows":
 		s.flows()
 	case "drops":
@@ -464,6 +467,33 @@ func (s *script) trace(args []string) {
 	dst, port := s.addr(args[2])
 	q.Dst, q.DstPort, q.Proto = dst.Netip(), port, s.proto(args[1], dst)
 	fmt.Fprintln(&s.out, s.w.Plane.Trace(q))
+}
+
+// reach asks the production decision about all pairs of pods.
+func (s *script) reach(args []string) {
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	s.fail(err)
+	pods := s.w.all()[1:]
+	fmt.Fprintf(&s.out, "  %-6s", "")
+	for _, to := range pods {
+		fmt.Fprintf(&s.out, " %-5s", to.Name)
+	}
+	for _, from := range pods {
+		fmt.Fprintf(&s.out, "\n  %-6s", from.Name)
+		for _, to := range pods {
+			q := stack.TraceQuery{Pod: from.Name, Dst: to.ip(len(args) < 3), DstPort: uint16(port)}
+			q.Proto = s.proto(args[0], packet.AddrFrom(q.Dst))
+			mark := "X"
+			switch {
+			case from == to: // never leaves the pod
+				mark = "-"
+			case s.w.Plane.Trace(q).Delivered():
+				mark = "."
+			}
+			fmt.Fprintf(&s.out, " %-5s", mark)
+		}
+	}
+	s.out.WriteString("\n")
 }
 
 func (s *script) flows() {

@@ -83,7 +83,7 @@ func newPlane(t *testing.T) *stack.Plane {
 func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id byte, mtu int) *pod {
 	t.Helper()
 	p, dev := newLink(t, kind, name, mtu)
-	p.v4, p.v6 = fmt.Sprintf("10.244.0.%d", id), fmt.Sprintf("fd00:10:244::%d", id)
+	p.v4, p.v6 = fmt.Sprintf("10.244.0.%d", id), fmt.Sprintf("fd00:10:244::%x", id)
 	mac := stacktest.MACOf(netip.MustParseAddr(p.v4))
 	p.MAC("eth0", mac)
 	p.Addr("eth0", p.v4+"/16", p.v6+"/64")

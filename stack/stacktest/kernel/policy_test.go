@@ -214,7 +214,11 @@ func TestPolicyMatrix(t *testing.T) {
 	}
 	xa := func(n kube.Name) bool { return n == kube.Name{Namespace: "x", Name: "a"} }
 	x := func(n kube.Name) bool { return n.Namespace == "x" }
-	m.expect("before", false, everything)
+	both := func(name string, want func(probe) bool) {
+		m.expect(name+", IPv4", false, want)
+		m.expect(name+", IPv6", true, want)
+	}
+	both("before", everything)
 	for _, step := range []struct {
 		name, policy string
 		want         func(probe) bool
@@ -235,7 +239,7 @@ func TestPolicyMatrix(t *testing.T) {
 			into(xa, func(p probe) bool { return p.network == "udp" && p.port == 81 })},
 		{"a range of ports", policyOf("p", "{podSelector: {}, ingress: [{ports: [{port: 81, endPort: 90}]}]}"),
 			into(x, func(p probe) bool { return p.network == "tcp" && p.port == 81 })},
-		{"an ipBlock with exceptions", policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 10.244.0.0/24, except: [10.244.0.8/29]}}]}]}"),
+		{"an ipBlock with exceptions", policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 10.244.0.0/24, except: [10.244.0.8/29]}}, {ipBlock: {cidr: 'fd00:10:244::/64', except: ['fd00:10:244::8/125']}}]}]}"),
 			into(xa, func(p probe) bool { return p.from.Namespace == "x" || p.from == kube.Name{Namespace: "y", Name: "a"} })},
 		{"egress to one namespace", policyOf("p", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: 'y'}}}]}]}"),
 			func(p probe) bool { return p.from.Namespace != "x" || p.to.Namespace == "y" }},
@@ -248,13 +252,14 @@ func TestPolicyMatrix(t *testing.T) {
 			}},
 	} {
 		m.apply(step.policy)
-		m.expect(step.name, false, step.want)
+		both(step.name, step.want)
 	}
 	m.remove(policyOf("y/q", "{}"))
-	m.apply(policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}]}"))
-	m.expect("IPv6", true, into(xa, func(p probe) bool { return p.from.Namespace == "x" }))
+	m.apply(policyOf("p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: '::/0'}}]}]}"))
+	m.expect("a block of IPv6, IPv4", false, into(xa, func(probe) bool { return false }))
+	m.expect("a block of IPv6, IPv6", true, everything)
 	m.remove(policyOf("p", "{}"))
-	m.expect("after", false, everything)
+	both("after", everything)
 }
 
 // A stream between two pods goes on, and loses not one datagram, while a
