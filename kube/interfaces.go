@@ -31,8 +31,9 @@ const ownInterface = "eth0"
 
 // Interfaces are those of a pod that selects networks by annotation.
 type Interfaces struct {
-	List    []Interface // its own first; none while there is a Problem
-	Problem *Problem    // why it has none
+	List     []Interface // its own first; none while there is a Problem
+	Problem  *Problem    // why it has none
+	Warnings []Problem   // about what it has
 }
 
 // Interface is one attachment of a pod.
@@ -202,7 +203,7 @@ func (s *Store) reconcileInterfaces(name Name) {
 		}
 	}
 	r.interfaces = list
-	s.next.interfaces.set(name, &Interfaces{List: list})
+	s.next.interfaces.set(name, &Interfaces{List: list, Warnings: s.selectionWarnings(r, pod)})
 	s.next.problems = true
 	attached := *pod
 	attached.Status = *pod.Status.DeepCopy()
@@ -222,6 +223,21 @@ func (s *Store) interfaceProblem(r *podRecord, err error) Problem {
 		p.Err = err.Error()
 	}
 	return p
+}
+
+// selectionWarnings are about what a pod's selections ask for in vain.
+func (s *Store) selectionWarnings(r *podRecord, pod *corev1.Pod) (out []Problem) {
+	for _, annotation := range []string{DefaultNetworkAnnotation, NetworksAnnotation} {
+		list, _ := readSelections(pod.Annotations[annotation], pod.Namespace) // read before
+		for i, sel := range list {
+			for _, k := range sel.ignored {
+				p := s.interfaceProblem(r, &annotationError{annotation, fmt.Errorf("[%d]: %s: has no effect", i, k)})
+				p.Severity = Warning
+				out = append(out, p)
+			}
+		}
+	}
+	return out
 }
 
 // chooseInterfaces says which interfaces a pod would have; it takes nothing.
@@ -319,6 +335,9 @@ func (s *Store) chooseInterface(have []Interface, sel *selection, name string) (
 	}
 	if i.MAC == ([6]byte{}) {
 		i.MAC = MACOf(i.Addrs)
+	}
+	if i.MAC == MACOf(s.cfg.Addrs(GatewayOffset)) {
+		return i, fmt.Errorf("mac: %s is the gateway's", net.HardwareAddr(i.MAC[:]))
 	}
 	if by, taken := n.macs[i.MAC]; taken || slices.ContainsFunc(have, func(o Interface) bool { return o.Network == i.Network && o.MAC == i.MAC }) {
 		return i, fmt.Errorf("mac: %s belongs to pod %s", net.HardwareAddr(i.MAC[:]), by)

@@ -105,7 +105,9 @@ func TestBadNetworkSelectionsNameTheAnnotation(t *testing.T) {
 		{NetworksAnnotation, "storage@x,storage@x", "[1]: interface: x is there twice"},
 		{NetworksAnnotation, "storage@a-name-that-is-too-long", "[0]: interface:"},
 		{NetworksAnnotation, `[{"name": "storage"`, "not a JSON list of networks"},
-		{NetworksAnnotation, `[{"name": "storage", "ipz": []}]`, `unknown field "ipz"`},
+		{NetworksAnnotation, `["storage"]`, "not a JSON list of networks"},
+		{NetworksAnnotation, `[{"name": "storage", "ips": "172.30.0.4"}]`, "not a JSON list of networks"},
+		{NetworksAnnotation, `[{"name": "storage", "mac": "0a:58:0a:f4:00:01"}]`, "[0]: mac: 0a:58:0a:f4:00:01 is the gateway's"},
 		{NetworksAnnotation, `[{"namespace": "default"}]`, "[0]: name: is required"},
 		{NetworksAnnotation, `[{"name": "storage", "ips": ["172.30.0.1"]}]`, "[0]: ips: 172.30.0.1 is not an address that a pod of 172.30.0.0/29 may have"},
 		{NetworksAnnotation, `[{"name": "storage", "ips": ["172.30.9.1"]}]`, "[0]: ips: 172.30.9.1 is not an address"},
@@ -132,6 +134,19 @@ func TestBadNetworkSelectionsNameTheAnnotation(t *testing.T) {
 		if p.Field != "metadata.annotations["+tt.annotation+"]" || !strings.Contains(p.Err, tt.want) || p.File != "m" || p.Line == 0 {
 			t.Errorf("%s: got %s, want %s", tt.value, p, tt.want)
 		}
+	}
+}
+
+func TestSelectionKeysWithoutEffectAreWarnedOf(t *testing.T) {
+	s := netStore(t)
+	applyText(t, s, podOn("a", NetworksAnnotation, `[{"name": "storage", "bandwidth": {}, "ipz": []}]`))
+	st := s.State()
+	if len(st.Interfaces[Name{"default", "a"}].List) != 2 || len(st.Problems) != 2 {
+		t.Fatalf("got %v, problems %v", st.Interfaces[Name{"default", "a"}], st.Problems)
+	}
+	const want = "m:4: Pod default/a: warning: metadata.annotations[k8s.v1.cni.cncf.io/networks]: [0]: bandwidth: has no effect"
+	if got := st.Problems[0].String(); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

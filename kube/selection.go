@@ -3,6 +3,7 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"regexp"
@@ -36,6 +37,26 @@ type selection struct {
 	ips          []netip.Addr
 	mac          [6]byte
 	defaultRoute []netip.Addr
+	ignored      []string // keys that mean nothing here
+}
+
+// UnmarshalJSON also finds the keys that mean nothing here. Like multus it takes
+// them: most are for plugins that are told of them if they can do it.
+func (s *selection) UnmarshalJSON(data []byte) error {
+	type plain selection
+	if err := json.Unmarshal(data, (*plain)(s)); err != nil {
+		return err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if !slices.Contains([]string{"name", "namespace", "interface", "ips", "mac", "default-route"}, k) {
+			s.ignored = append(s.ignored, k)
+		}
+	}
+	return nil
 }
 
 func (s *selection) network() Name { return Name{s.Namespace, s.Name} }
@@ -53,9 +74,7 @@ func readSelections(value, namespace string) ([]selection, error) {
 	case strings.TrimSpace(value) == "":
 		return nil, nil
 	case strings.ContainsAny(value, "[{\""):
-		d := json.NewDecoder(strings.NewReader(value))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&list); err != nil {
+		if err := json.Unmarshal([]byte(value), &list); err != nil {
 			return nil, fmt.Errorf("not a JSON list of networks: %w", err)
 		}
 	default:

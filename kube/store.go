@@ -498,6 +498,7 @@ func (s *Store) current() *State {
 			if ifs.Problem != nil {
 				st.Problems = append(st.Problems, *ifs.Problem)
 			}
+			st.Problems = append(st.Problems, ifs.Warnings...)
 		}
 		st.Problems = sortProblems(st.Problems)
 	}

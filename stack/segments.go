@@ -176,12 +176,9 @@ func (s *Snapshot) behind(a packet.Addr) *attachment {
 // exempt says whether policies of that direction leave alone what from sends to
 // dst: between further interfaces of one segment.
 func (s *Snapshot) exempt(dir policy.Direction, from *attachment, dst packet.Addr) bool {
-	out := s.behind(dst)
-	if out == nil || out.segment != from.segment {
+	if len(s.segments) == 1 || dir == policy.Egress && !from.Secondary {
 		return false
 	}
-	if dir == policy.Egress {
-		return from.Secondary
-	}
-	return out.Secondary
+	out := s.behind(dst)
+	return out != nil && out.segment == from.segment && (dir == policy.Egress || out.Secondary)
 }

@@ -18,6 +18,7 @@ import (
 //
 //   - it is addressed to that pod, by MAC and by IP;
 //   - its source is who sent it, or the gateway;
+//   - it crossed from one network to another by way of the gateway, if at all;
 //   - the policies in force allow its conversation: the packet itself, or the
 //     one that it answers, which must have been delivered before.
 func FuzzWorld(f *testing.F) {
@@ -35,14 +36,19 @@ func FuzzWorld(f *testing.F) {
 }
 
 const fuzzPods = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: storage}
+spec: {config: '{"type": "podgate", "ipam": {"ranges": [[{"subnet": "172.30.0.0/24"}], [{"subnet": "fd00:30::/64"}]]}}'}
+---
 apiVersion: v1
 kind: Pod
-metadata: {name: a, labels: {app: a}}
+metadata: {name: a, labels: {app: a}, annotations: {k8s.v1.cni.cncf.io/networks: storage}}
 spec: {containers: [{name: c, image: x, ports: [{name: http, containerPort: 80}]}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: b, labels: {app: b}}
+metadata: {name: b, labels: {app: b}, annotations: {k8s.v1.cni.cncf.io/networks: storage}}
 spec: {containers: [{name: c, image: x, ports: [{name: http, containerPort: 80}]}]}
 ---
 apiVersion: v1
@@ -98,13 +104,13 @@ func newFuzzed(t *testing.T, in []byte) *fuzzed {
 	w := New(t, stack.Config{})
 	w.Apply(fuzzPods)
 	z := &fuzzed{t: t, in: in, w: w, delivered: map[packet.Tuple]bool{}, frags: map[packet.FragKey]packet.Tuple{}}
-	z.pods = []*Pod{w.Pod("a"), w.Pod("b"), w.Pod("c"), w.Local}
-	for _, p := range z.pods[:3] {
+	z.pods = []*Pod{w.Pod("a"), w.Pod("b"), w.Pod("c"), w.Pod("a.net1"), w.Pod("b.net1"), w.Local}
+	for _, p := range z.pods[:5] {
 		z.addrs = append(z.addrs, packet.AddrFrom(p.IP()), packet.AddrFrom(p.IP6()))
 	}
 	for _, s := range []string{
 		"10.244.0.1", "fd00:10:244::1", "10.244.0.2", "10.96.1.1", "10.96.1.2", "10.96.9.9", "10.244.99.99",
-		"198.51.100.7", "2001:db8::7", "169.254.169.254", "224.0.0.251", "ff02::fb", "255.255.255.255", "fe80::1",
+		"172.30.0.1", "fd00:30::1", "198.51.100.7", "2001:db8::7", "169.254.169.254", "224.0.0.251", "ff02::fb", "255.255.255.255", "fe80::1",
 	} {
 		z.addrs = append(z.addrs, packet.AddrFrom(netip.MustParseAddr(s)))
 	}
@@ -162,7 +168,7 @@ func (z *fuzzed) packet() Packet {
 		p.Src = p.Dst
 	}
 	if z.pick(2) == 0 {
-		p.DstMAC = z.pods[z.pick(3)].MAC
+		p.DstMAC = z.pods[z.pick(5)].MAC
 	}
 	if p.Dst.IsMulticast() || p.Dst.IsBroadcast() {
 		p.DstMAC = packet.MulticastMAC(p.Dst)
@@ -251,6 +257,9 @@ func (z *fuzzed) check(to, from *Pod, f packet.Frame) {
 	if !group && p.DstMAC() != to.MAC {
 		bad("MAC %s is not its own", p.DstMAC())
 	}
+	if crossed := to.spec.Network != from.spec.Network; crossed && to != z.w.Local && (group || p.SrcMAC() != GatewayMAC) {
+		bad("it came from another network as it was")
+	}
 	if to == z.w.Local {
 		z.note(&p)
 		return
@@ -314,8 +323,12 @@ func (z *fuzzed) gateway(a packet.Addr) bool {
 // allowed asks the policies in force about a conversation from src to dst.
 func (z *fuzzed) allowed(src, dst packet.Addr, proto packet.Proto, port uint16) bool {
 	table := z.w.Input.Policies
-	if src == dst {
-		return true
+	storage := netip.MustParsePrefix("172.30.0.0/24")
+	if !src.Is4() {
+		storage = netip.MustParsePrefix("fd00:30::/64")
+	}
+	if src == dst || storage.Contains(src.Netip()) && (storage.Contains(dst.Netip()) || src.Netip() == storage.Addr().Next()) {
+		return true // of what stays within, no policy says anything; the gateway is exempt
 	}
 	out := table.Judge(policy.Egress, table.Pod(src), dst, proto, port, 0)
 	in := table.Judge(policy.Ingress, table.Pod(dst), src, proto, port, 0)

@@ -34,7 +34,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	reply POD [OPTION...]      answer the last packet that POD got
 //	error POD KIND             answer it with an ICMP error: port-unreachable, ...
 //	arp POD who-has DST [tell SRC]
-//	nd POD who-has DST         a neighbour solicitation
+//	nd POD who-has DST         a neighbour solicitation; announce ADDR: an advertisement that nobody asked for
 //	advance DURATION           move the clock
 //	ready POD true|false       set a pod's readiness
 //	detach POD                 take a pod's interface away
@@ -451,11 +451,22 @@ func (s *script) nd(from *Pod, args []string) {
 			src, _ = s.addr(args[i+1])
 		case "mac":
 			mac = s.mac(args[i+1])
+		case "announce":
+			target, _ = s.addr(args[i+1])
+			s.w.Send(from, unsolicited(from.MAC, target))
+			return
 		}
 	}
 	f := packet.BuildNS(make([]byte, packet.MaxBuilt), mac, src, target)
 	copy(f.Eth()[6:], from.MAC[:])
 	s.w.Send(from, f)
+}
+
+// unsolicited is an advertisement of target to all nodes: an answer to nobody.
+func unsolicited(mac packet.MAC, target packet.Addr) packet.Frame {
+	var q packet.Packet
+	packet.Decode(&q, packet.BuildNS(make([]byte, packet.MaxBuilt), mac, packet.Addr{}, target))
+	return packet.BuildNA(make([]byte, packet.MaxBuilt), &q, &packet.ND{Target: target}, mac, false)
 }
 
 func (s *script) trace(args []string) {
