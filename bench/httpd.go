@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,8 @@ func httpd(args []string) error {
 		return err
 	}
 	listener := int(f.Fd())
+	defer runtime.KeepAlive(l) // or the collector closes both
+	defer runtime.KeepAlive(f)
 	poll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
@@ -73,6 +76,9 @@ func httpd(args []string) error {
 				continue
 			}
 			c := conns[fd]
+			if c == nil {
+				continue
+			}
 			if len(c.owed) > 0 {
 				rest := c.owed
 				if c.owed = nil; send(fd, c, rest) {
