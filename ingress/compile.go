@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"podgate/kube"
 )
@@ -27,13 +28,18 @@ type source struct {
 	backends map[backendKey]*backend
 	pairs    map[*corev1.Secret]*pair
 	pools    map[*corev1.Secret]*x509.CertPool // certificate authorities
+	bundles  map[string]*x509.CertPool         // those of BackendTLSPolicies, by their text
+	placed   map[types.UID][]netip.Addr        // Gateways
 	limiters map[kube.Name]*limit              // by Ingress
 	reached  map[poolKey]*endpoint
 	seen     map[statsKey]*stats
 }
 
 // sourceConfig is the part of Config that Compile depends on.
-type sourceConfig struct{ class, controller string }
+type sourceConfig struct {
+	class, controller string
+	gateway           GatewayConfig
+}
 
 type backendKey struct {
 	service kube.Name
@@ -61,8 +67,8 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 	if prev == nil {
 		prev = &Routes{}
 	}
-	sc := sourceConfig{cfg.Class, cfg.Controller}
-	if prev.source.cfg == sc && unchanged(prev.state, st) {
+	sc := sourceConfig{cfg.Class, cfg.Controller, cfg.Gateway}
+	if reflect.DeepEqual(prev.source.cfg, sc) && unchanged(prev.state, st) {
 		return prev, prev.problems
 	}
 	c := &compiler{
@@ -75,6 +81,8 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 				backends: map[backendKey]*backend{},
 				pairs:    map[*corev1.Secret]*pair{},
 				pools:    map[*corev1.Secret]*x509.CertPool{},
+				bundles:  map[string]*x509.CertPool{},
+				placed:   map[types.UID][]netip.Addr{},
 				limiters: map[kube.Name]*limit{},
 				reached:  map[poolKey]*endpoint{},
 				seen:     map[statsKey]*stats{},
@@ -89,7 +97,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 		slices: map[kube.Name][]*discoveryv1.EndpointSlice{},
 	}
 	ours := c.ours()
-	if len(ours) > 0 {
+	if len(ours)+len(st.Gateways) > 0 {
 		c.groupSlices()
 	}
 	c.noteConfig()
@@ -116,6 +124,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 	for _, ing := range ours {
 		c.otherNames(ing)
 	}
+	c.compileGateways(cfg.Gateway, cfg.Now())
 	return c.Routes, c.problems
 }
 
@@ -135,7 +144,10 @@ func split[T any](all []T, first func(T) bool) (yes, no []T) {
 func unchanged(a, b *kube.State) bool {
 	return a != nil && same(a.Ingresses, b.Ingresses) && same(a.IngressClasses, b.IngressClasses) &&
 		same(a.Services, b.Services) && same(a.EndpointSlices, b.EndpointSlices) && same(a.Secrets, b.Secrets) &&
-		same(a.ConfigMaps, b.ConfigMaps)
+		same(a.ConfigMaps, b.ConfigMaps) && same(a.GatewayClasses, b.GatewayClasses) && same(a.Gateways, b.Gateways) &&
+		same(a.HTTPRoutes, b.HTTPRoutes) && same(a.GRPCRoutes, b.GRPCRoutes) && same(a.TLSRoutes, b.TLSRoutes) &&
+		same(a.ReferenceGrants, b.ReferenceGrants) && same(a.BackendTLSPolicies, b.BackendTLSPolicies) &&
+		(len(a.Gateways) == 0 || same(a.Namespaces, b.Namespaces))
 }
 
 // same reports whether two maps are one: a State shares the maps of which nothing changed.

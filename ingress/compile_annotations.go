@@ -780,7 +780,7 @@ func (r *reader) copies() {
 	if host != "" {
 		m.host = host
 	}
-	r.o.mirror = &mirror{m, body != "off"}
+	r.o.mirrors = []*mirror{{remote: m, body: body != "off"}}
 }
 
 // enforcesRegex reports whether all paths of the hosts of an Ingress are regular

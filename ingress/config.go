@@ -17,10 +17,12 @@ type Config struct {
 	// the front door's own address. Nil dials from the gateway's own namespace.
 	Dial           func(ctx context.Context, network, addr string) (net.Conn, error)
 	TrustedProxies []netip.Prefix // clients whose X-Forwarded-* are believed and continued; none
-	DialTimeout    time.Duration  // of one attempt to connect to an endpoint; 5 s
-	HeaderTimeout  time.Duration  // until a client's request header is complete; 10 s
-	AnswerTimeout  time.Duration  // until an endpoint's response header, from the end of the request; 60 s
-	AccessLog      func(Access)   // told of every request after it was answered; nil: nobody is
+	Gateway        GatewayConfig
+	Now            func() time.Time // when conditions change; time.Now
+	DialTimeout    time.Duration    // of one attempt to connect to an endpoint; 5 s
+	HeaderTimeout  time.Duration    // until a client's request header is complete; 10 s
+	AnswerTimeout  time.Duration    // until an endpoint's response header, from the end of the request; 60 s
+	AccessLog      func(Access)     // told of every request after it was answered; nil: nobody is
 	Log            *slog.Logger
 }
 
@@ -33,6 +35,10 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
+	}
+	c.Gateway = c.Gateway.withDefaults()
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.DialTimeout <= 0 {
 		c.DialTimeout = 5 * time.Second

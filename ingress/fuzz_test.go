@@ -64,7 +64,7 @@ func FuzzMatch(f *testing.F) {
 			h.add(r)
 			entered = append(entered, r)
 		}
-		if got, want := h.match(matchPath(path)), naive(entered, matchPath(path)); got != want {
+		if got, want := h.match(matchPath(path), nil), naive(entered, matchPath(path)); got != want {
 			t.Fatalf("rules %q, path %q: got %+v, want %+v", rules, path, got, want)
 		}
 	})

@@ -44,9 +44,10 @@ type lane struct {
 	raw   net.Conn             // as accepted
 	conn  net.Conn             // the same, decrypted
 	tls   *tls.ConnectionState // nil: not encrypted
-	from  []byte               // fields that say who the client is, the same for all its requests
-	buf   []byte               // what was read: of requests from the one in hand on
-	out   []byte               // a header in the making
+	by    entrance
+	from  []byte // fields that say who the client is, the same for all its requests
+	buf   []byte // what was read: of requests from the one in hand on
+	out   []byte // a header in the making
 	in    head
 	reply head
 	q     request
@@ -71,8 +72,8 @@ var (
 )
 
 // take serves a connection that was accepted; tlsConfig is nil where it is not encrypted.
-func (s *Server) take(c net.Conn, tlsConfig *tls.Config) {
-	l := &lane{Server: s, raw: c, conn: c}
+func (s *Server) take(c net.Conn, tlsConfig *tls.Config, by entrance) {
+	l := &lane{Server: s, raw: c, conn: c, by: by}
 	if !s.enter(l) {
 		c.Close()
 		return
@@ -101,9 +102,9 @@ func (s *Server) take(c net.Conn, tlsConfig *tls.Config) {
 
 // handshake begins TLS; what is not HTTP/1.1 goes to net/http.
 func (l *lane) handshake(cfg *tls.Config) bool {
-	conn := tls.Server(l.conn, cfg)
+	conn := tls.Server(entered{l.conn, l.by}, cfg)
 	conn.SetDeadline(time.Now().Add(l.cfg.HeaderTimeout))
-	if err := conn.HandshakeContext(l.ctx); err != nil {
+	if err := conn.HandshakeContext(context.WithValue(l.ctx, entranceKey{}, l.by)); err != nil {
 		var record tls.RecordHeaderError
 		if errors.As(err, &record) && record.Conn != nil && bytes.ContainsAny(record.RecordHeader[:1], "GPHDOC") {
 			io.WriteString(record.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nA plain HTTP request came to an HTTPS port.\n")
@@ -123,7 +124,7 @@ func (l *lane) handshake(cfg *tls.Config) bool {
 // give hands the connection to net/http, with what was read of it.
 func (l *lane) give() {
 	l.conn.SetReadDeadline(time.Time{})
-	l.left = l.handed.give(&given{replayed{l.conn, bytes.Clone(l.buf)}, l.tls})
+	l.left = l.handed.give(&given{replayed{l.conn, bytes.Clone(l.buf)}, l.tls, l.by})
 }
 
 // serve answers requests until the connection ends or is given away.
@@ -185,13 +186,12 @@ func (l *lane) read(first bool) bool {
 // one answers the request in hand. It returns false if the connection is done for.
 func (l *lane) one() bool {
 	q := &l.q
-	*q = request{Server: l.Server, live: l.live.Load(), client: q.client, local: q.local, began: time.Now()}
+	*q = request{Server: l.Server, live: l.live.Load(), client: q.client, local: q.local, entry: l.by, began: time.Now()}
 	target := string(l.in.target)
 	path, _, _ := strings.Cut(target, "?")
 	q.host, q.path = matchHost(string(l.in.host)), cleanPath(path)
 	q.match = matchPath(q.path)
-	q.table, q.route = q.live.match(q.host, q.match)
-	if q.route == nil || !q.route.options.lean() || q.route.canary != nil || !q.route.backend.lean() ||
+	if !q.findByPath(l.tls) || q.route == nil || !q.route.options.lean() || q.route.canary != nil || !q.route.backend.lean() ||
 		l.tls == nil && q.live.redirects(q.route, q.host) || q.route.options.bodySize > 0 && l.in.length > q.route.options.bodySize {
 		l.give()
 		return false

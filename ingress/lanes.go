@@ -18,13 +18,14 @@ func (s *Server) accept(l net.Listener, cfg *tls.Config) error {
 		return nil
 	}
 	defer s.unlisten(l)
+	by := cameBy(l)
 	s.handing.Do(func() { s.lanes.Go(func() { s.http.Serve(s.handed) }) })
 	for pause := time.Duration(0); ; {
 		c, err := l.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			s.lanes.Go(func() { s.take(c, cfg) })
+			s.lanes.Go(func() { s.take(c, cfg, by) })
 		case s.closing.Load():
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -119,6 +120,7 @@ func (s *Server) endLanes(ctx context.Context) {
 type given struct {
 	replayed
 	tls *tls.ConnectionState
+	by  entrance
 }
 
 // CloseWrite says that no more follows; net/http gives clients time to read then.

@@ -42,17 +42,22 @@ type options struct {
 	basic       *basicAuth
 	auth        *authRequest
 	client      *clientTLS
-	cors        *cors
+	cors        crossOrigin
 	canary      *canary
 
 	host            template    // the Host that endpoints get
 	responseHeaders http.Header // added to answers
 	requestHeaders  http.Header // added to requests
 	hsts            string
-	mirror          *mirror
-	silent          bool   // not in the access log
-	passthrough     bool   // TLS is the endpoint's
-	denied          string // why all is answered with 503: a guard that was asked for cannot be had
+	mirrors         []*mirror
+	requestEdits    *edits        // of the request's fields, last
+	answerEdits     *edits        // of the answer's
+	path            *pathEdit     // of the path that endpoints get
+	within          time.Duration // of the whole request, 0 any
+	attempt         time.Duration // of each attempt with an endpoint until its answer has ended, 0 any
+	silent          bool          // not in the access log
+	passthrough     bool          // TLS is the endpoint's
+	denied          string        // why all is answered with 503: a guard that was asked for cannot be had
 }
 
 // lean reports whether the lane can serve a route with these options: all that
@@ -60,8 +65,9 @@ type options struct {
 func (o *options) lean() bool {
 	return o.denied == "" && o.appRoot == "" && o.redirect == nil && o.rewrite == "" && o.cors == nil &&
 		o.basic == nil && o.auth == nil && o.client == nil && o.limit == nil && len(o.allow) == 0 && len(o.deny) == 0 &&
-		o.sticky == nil && o.hash == nil && o.mirror == nil && o.host == nil && len(o.intercept) == 0 &&
-		len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0
+		o.sticky == nil && o.hash == nil && len(o.mirrors) == 0 && o.host == nil && len(o.intercept) == 0 &&
+		len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0 &&
+		o.requestEdits == nil && o.answerEdits == nil && o.path == nil && o.within == 0 && o.attempt == 0 && !o.retry.same
 }
 
 // lean reports whether the lane can speak to these endpoints.
@@ -96,6 +102,7 @@ type tlsKey struct {
 	pair    *pair          // certificate of ours; nil none
 	roots   *x509.CertPool // who may sign the endpoint's; nil: it is not verified
 	name    string         // whose certificate it has to be
+	names   string         // whose it has to be instead, one of several, see subjectNames
 	sni     bool           // tell it the name
 	version uint16         // least
 }
@@ -105,6 +112,10 @@ type retry struct {
 	on      condition
 	tries   int           // in all; 0 as many as there are endpoints
 	timeout time.Duration // for all of them, 0 none
+
+	codes   map[int]bool  // statuses besides those of on
+	same    bool          // an endpoint may be asked again
+	backoff time.Duration // between two attempts
 }
 
 type condition uint16
@@ -135,6 +146,13 @@ var statusConditions = map[int]condition{403: on403, 404: on404, 429: on429, 500
 type redirection struct {
 	code int
 	to   template
+}
+
+// crossOrigin answers what browsers ask before they let a page of another origin
+// use an answer: annotations and HTTPRoutes say it differently.
+type crossOrigin interface {
+	set(in *http.Request, h http.Header) bool               // adds the fields to an answer, if the origin is admitted
+	preflight(in *http.Request, w http.ResponseWriter) bool // answers, if in is a preflight
 }
 
 // canary is a second backend for some requests of a route.

@@ -19,6 +19,10 @@ func (q *request) page(w http.ResponseWriter, status int, err error) {
 			return
 		}
 	}
+	if isGRPC(q.in) {
+		grpcStatus(w, status, err)
+		return
+	}
 	var lines []string
 	if q.client.IsLoopback() {
 		lines = q.reasons(status, err)
@@ -42,6 +46,36 @@ func (q *request) page(w http.ResponseWriter, status int, err error) {
 	}
 }
 
+// isGRPC reports whether a request is a call of gRPC.
+func isGRPC(in *http.Request) bool {
+	kind := in.Header.Get("Content-Type")
+	return in.ProtoMajor == 2 && (kind == "application/grpc" || strings.HasPrefix(kind, "application/grpc+"))
+}
+
+// grpcStatus answers a call with an error, as an answer without messages.
+func grpcStatus(w http.ResponseWriter, status int, err error) {
+	code, ok := grpcCodes[status]
+	if !ok {
+		code = "2" // unknown
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/grpc")
+	h.Set("Grpc-Status", code)
+	message := http.StatusText(status)
+	if status == http.StatusGatewayTimeout && err != nil {
+		message = "the deadline of the route has passed"
+	}
+	h.Set("Grpc-Message", message)
+	w.WriteHeader(http.StatusOK)
+}
+
+// grpcCodes are the codes of gRPC that statuses of ours are.
+var grpcCodes = map[int]string{
+	http.StatusBadRequest: "13", http.StatusUnauthorized: "16", http.StatusForbidden: "7", http.StatusNotFound: "12",
+	http.StatusRequestEntityTooLarge: "8", http.StatusTooManyRequests: "8", http.StatusInternalServerError: "14",
+	http.StatusBadGateway: "14", http.StatusServiceUnavailable: "14", http.StatusGatewayTimeout: "4",
+}
+
 // reasons says why a request is answered with this status.
 func (q *request) reasons(status int, err error) []string {
 	switch {
@@ -49,6 +83,10 @@ func (q *request) reasons(status int, err error) []string {
 		return []string{"podgate does not proxy such a request target."}
 	case q.route == nil && status == http.StatusRequestHeaderFieldsTooLarge:
 		return []string{fmt.Sprintf("A request has at most %d header fields.", maxFields)}
+	case q.route == nil && q.listener != nil:
+		return []string{fmt.Sprintf("No route of listener %s of Gateway %s matches.", q.listener.name, q.listener.gateway)}
+	case q.route == nil && !q.entry.ingress():
+		return []string{fmt.Sprintf("No listener of a Gateway at %s is for host %q.", q.entry.door, q.host)}
 	case q.route == nil:
 		what := fmt.Sprintf("No Ingress has rules for host %q.", q.host)
 		if q.table != nil {
@@ -56,7 +94,7 @@ func (q *request) reasons(status int, err error) []string {
 		}
 		return append([]string{what}, q.routed()...)
 	}
-	where := fmt.Sprintf("%s, from Ingress %s (%s)", q.route.backend, q.route.ingress, q.route.field)
+	where := fmt.Sprintf("%s, from %s (%s)", q.route.backend, q.route.object(), q.route.field)
 	if err != nil {
 		return []string{where + ":", err.Error() + "."}
 	}

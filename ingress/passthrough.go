@@ -19,6 +19,7 @@ import (
 type sniffer struct {
 	net.Listener
 	s     *Server
+	entry entrance // what Listener is, if a Gateway's
 	conns chan accepted
 	ctx   context.Context
 	end   context.CancelFunc
@@ -32,6 +33,7 @@ type accepted struct {
 
 func newSniffer(s *Server, l net.Listener) *sniffer {
 	sn := &sniffer{Listener: l, s: s, conns: make(chan accepted)}
+	sn.entry, _ = l.(entrance)
 	sn.ctx, sn.end = context.WithCancel(s.ctx)
 	sn.wg.Go(sn.run)
 	return sn
@@ -44,7 +46,7 @@ func (sn *sniffer) run() {
 		case errors.Is(err, net.ErrClosed):
 			sn.end()
 			return
-		case err != nil || len(sn.s.live.Load().passthrough) == 0:
+		case err != nil || !sn.s.live.Load().passes(sn.entry):
 			sn.hand(accepted{c, err})
 		default:
 			sn.wg.Go(func() { sn.look(c) })
@@ -81,10 +83,14 @@ func (sn *sniffer) Close() error {
 // look reads the client's hello and gives the connection to whom it is for.
 func (sn *sniffer) look(c net.Conn) {
 	name, read := hello(c, sn.s.cfg.HeaderTimeout)
-	b := sn.s.live.Load().passthrough[matchHost(name)]
+	b := sn.s.live.Load().passed(sn.entry, matchHost(name))
 	ours := &replayed{Conn: c, first: read}
-	if b == nil {
+	switch {
+	case b == nil:
 		sn.hand(accepted{Conn: ours})
+		return
+	case len(b.endpoints) == 0:
+		c.Close()
 		return
 	}
 	defer c.Close()

@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	crand "crypto/rand"
 	"crypto/tls"
@@ -39,16 +41,18 @@ import (
 // request is one on its way to a backend.
 type request struct {
 	*Server
-	live   *Routes
-	in     *http.Request
-	path   string // escaped, clean
-	match  string // the path as compared
-	host   string // as matched
-	client netip.Addr
-	local  netip.AddrPort // where it arrived
-	trust  bool           // the client is a trusted proxy
-	table  *host          // nil: no rule is for the host
-	route  *route         // nil: no route
+	live     *Routes
+	in       *http.Request
+	path     string // escaped, clean
+	match    string // the path as compared
+	host     string // as matched
+	client   netip.Addr
+	entry    entrance       // the listener that it came by
+	local    netip.AddrPort // where it arrived
+	trust    bool           // the client is a trusted proxy
+	listener *listener      // of a Gateway; nil: none
+	table    *host          // nil: no rule is for the host
+	route    *route         // nil: no route
 
 	began       time.Time
 	requestID   string
@@ -73,6 +77,7 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	if addr, ok := in.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		q.local = localAddr(addr)
 	}
+	q.entry, _ = in.Context().Value(entranceKey{}).(entrance)
 	q.trust = q.trusted(q.client)
 	a := &answer{ResponseWriter: w}
 	defer q.seen(a)
@@ -89,10 +94,19 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 		return
 	}
 	q.match = matchPath(q.path)
-	if q.table, q.route = q.live.match(q.host, q.match); q.route == nil {
+	status := q.find()
+	if q.route == nil {
 		s.unrouted.Add(1)
-		q.page(a, http.StatusNotFound, nil)
+		q.page(a, status, nil)
 		return
+	}
+	if q.route.split != nil {
+		q.route = q.route.split.choose(rand.IntN)
+	}
+	if within := q.route.options.within; within > 0 {
+		ctx, cancel := context.WithTimeout(in.Context(), within)
+		defer cancel()
+		q.in = in.WithContext(ctx)
 	}
 	q.answer(a)
 }
@@ -143,7 +157,7 @@ func (q *request) answer(w http.ResponseWriter) {
 	}
 	if len(q.backend.endpoints) == 0 {
 		q.unavailable.Add(1)
-		q.page(w, http.StatusServiceUnavailable, nil)
+		q.page(w, cmp.Or(q.backend.status, http.StatusServiceUnavailable), nil)
 		return
 	}
 	if o.bodySize > 0 {
@@ -154,8 +168,10 @@ func (q *request) answer(w http.ResponseWriter) {
 		}
 		q.in.Body = http.MaxBytesReader(w, q.in.Body, o.bodySize)
 	}
-	if o.mirror != nil {
-		o.mirror.copy(q)
+	for _, m := range o.mirrors {
+		if m.takes(rand.IntN) {
+			m.copy(q)
+		}
 	}
 	q.proxy(w)
 }
@@ -224,7 +240,7 @@ func (q *request) proxy(w http.ResponseWriter) {
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			if errors.Is(err, context.Canceled) && q.in.Context().Err() != nil {
+			if errors.Is(err, context.Canceled) && errors.Is(q.in.Context().Err(), context.Canceled) {
 				panic(http.ErrAbortHandler) // the client is gone, or we are going
 			}
 			q.failed.Add(1)
@@ -258,6 +274,7 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	}
 	o := q.route.options
 	q.rewritePath(out.URL)
+	o.path.apply(q, out.URL)
 	h := out.Header
 	q.forwarded(h)
 	if o.rewrite != "" && o.prefix != "" {
@@ -277,6 +294,7 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	for name, v := range o.requestHeaders {
 		h[name] = v
 	}
+	o.requestEdits.apply(h)
 	if w := q.backend.wire.protocol; w == h2c || w == h2 {
 		h.Set("Te", "trailers") // gRPC insists
 	}
@@ -362,6 +380,7 @@ func (q *request) complete(answer *http.Response) {
 	for name, v := range o.responseHeaders {
 		h[name] = v
 	}
+	o.answerEdits.apply(h)
 	if o.hsts != "" && q.secure() {
 		h.Set("Strict-Transport-Security", o.hsts)
 	}
@@ -416,13 +435,12 @@ func requestID() string {
 // others as proxy-next-upstream says.
 func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
 	o := q.route.options
-	var body *untouched
-	if out.Body != nil {
-		body = &untouched{ReadCloser: out.Body}
-		out.Body = body
-	}
+	out, renew := q.renewable(out)
 	var tried []*endpoint
-	for {
+	for attempts := 1; ; attempts++ {
+		if o.retry.same && len(tried) == len(q.backend.endpoints) {
+			tried = nil
+		}
 		e := q.backend.pick(q, tried)
 		tried = append(tried, e)
 		out.URL.Scheme, out.URL.Host = e.scheme(), e.addr.String()
@@ -433,15 +451,18 @@ func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
 		var dial *dialError
 		dialled := !errors.As(err, &dial)
 		e.connected(dialled, sent)
-		again := len(tried) < len(q.backend.endpoints) && (o.retry.tries == 0 || len(tried) < o.retry.tries) &&
-			(body == nil || !body.read.Load()) && out.Context().Err() == nil &&
-			(o.retry.timeout == 0 || time.Since(q.began) < o.retry.timeout)
+		again := (o.retry.same || len(tried) < len(q.backend.endpoints)) && (o.retry.tries == 0 || attempts < o.retry.tries) &&
+			out.Context().Err() == nil && (o.retry.timeout == 0 || time.Since(q.began) < o.retry.timeout)
+		if again {
+			out, again = renew()
+		}
 		if err == nil {
 			e.answered(q.waited)
-			if again && o.retry.on&statusConditions[answer.StatusCode] != 0 && q.repeatable(o.retry) {
+			if again && o.retry.wants(answer.StatusCode) && q.repeatable(o.retry) {
 				answer.Body.Close()
 				e.open.Add(-1)
 				q.retries.Add(1)
+				o.retry.wait(out.Context())
 				continue
 			}
 			answer.Body = &counted{ReadCloser: answer.Body, e: e}
@@ -452,13 +473,14 @@ func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		q.retries.Add(1)
+		o.retry.wait(out.Context())
 	}
 }
 
 // send is one attempt, within the times that the Ingress allows.
 func (q *request) send(e *endpoint, out *http.Request) (*http.Response, error) {
 	o := q.route.options
-	if o.read == 0 && (o.send == 0 || out.Body == nil) {
+	if o.attempt == 0 && o.read == 0 && (o.send == 0 || out.Body == nil) {
 		return q.transport(e).RoundTrip(out)
 	}
 	ctx, cancel := context.WithCancelCause(out.Context())
@@ -466,17 +488,27 @@ func (q *request) send(e *endpoint, out *http.Request) (*http.Response, error) {
 	if o.send > 0 && out.Body != nil {
 		timed.Body = &paced{ReadCloser: out.Body, limit: o.send, between: true, cancel: cancel}
 	}
+	var late *time.Timer
+	if o.attempt > 0 {
+		late = time.AfterFunc(o.attempt, func() { cancel(context.DeadlineExceeded) })
+	}
 	answer, err := q.transport(e).RoundTrip(timed)
 	if err != nil {
+		if late != nil {
+			late.Stop()
+		}
 		if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && errors.Is(cause, context.DeadlineExceeded) {
 			err = cause
 		}
 		cancel(nil)
 		return nil, err
 	}
-	body := &paced{ReadCloser: answer.Body, limit: o.read, cancel: cancel}
+	body := &paced{ReadCloser: answer.Body, limit: o.read, late: late, cancel: cancel}
 	if answer.StatusCode == http.StatusSwitchingProtocols {
 		body.limit = 0
+		if late != nil {
+			late.Stop()
+		}
 	}
 	answer.Body = body
 	return answer, nil
@@ -488,6 +520,7 @@ type paced struct {
 	limit   time.Duration // 0 none
 	between bool
 	timer   *time.Timer
+	late    *time.Timer // of the whole body; nil: none
 	cancel  context.CancelCauseFunc
 }
 
@@ -514,8 +547,10 @@ func (p *paced) Read(b []byte) (int, error) {
 
 // Close ends an answer; the body of a request may be closed before its answer comes.
 func (p *paced) Close() error {
-	if p.timer != nil {
-		p.timer.Stop()
+	for _, t := range []*time.Timer{p.timer, p.late} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	err := p.ReadCloser.Close()
 	if !p.between {
@@ -548,6 +583,66 @@ func (c *counted) Close() error {
 }
 
 func (c *counted) Write(p []byte) (int, error) { return writeTo(c.ReadCloser, p) }
+
+// renewable is a request that may be sent more than once. renew makes the next
+// one of it, and reports whether there can be one: if nothing of the body has
+// been read, or it was small and is kept because the route asks for repetitions.
+func (q *request) renewable(out *http.Request) (first *http.Request, renew func() (*http.Request, bool)) {
+	if !q.route.options.retry.same {
+		if out.Body == nil {
+			return out, func() (*http.Request, bool) { return out, true }
+		}
+		body := &untouched{ReadCloser: out.Body}
+		out.Body = body
+		return out, func() (*http.Request, bool) { return out, !body.read.Load() }
+	}
+	var kept []byte
+	if out.Body != nil {
+		n := q.in.ContentLength
+		if n < 0 || n > maxKept {
+			return out, func() (*http.Request, bool) { return out, false }
+		}
+		var err error
+		if kept, err = io.ReadAll(out.Body); err != nil {
+			out.Body = io.NopCloser(io.MultiReader(bytes.NewReader(kept), failing{err}))
+			return out, func() (*http.Request, bool) { return out, false }
+		}
+	}
+	next := func() (*http.Request, bool) {
+		again := out.Clone(out.Context())
+		if out.Body != nil {
+			again.Body = io.NopCloser(bytes.NewReader(kept))
+		}
+		return again, true
+	}
+	first, _ = next()
+	return first, next
+}
+
+const maxKept = 64 << 10 // bytes of a body that is kept for repetitions
+
+// failing is the end of a body that could not be read.
+type failing struct{ error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.error }
+
+// wants reports whether an answer of this status is another try's reason.
+func (r *retry) wants(status int) bool {
+	return r.on&statusConditions[status] != 0 || r.codes[status]
+}
+
+// wait lets the time between two attempts pass.
+func (r *retry) wait(ctx context.Context) {
+	if r.backoff == 0 {
+		return
+	}
+	t := time.NewTimer(r.backoff)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
 
 // repeatable reports whether a request that may have reached an endpoint can be
 // sent to another.

@@ -32,7 +32,7 @@ func References(st *kube.State) (secrets, configMaps []kube.Name) {
 			}
 		}
 	}
-	return secrets, configMaps
+	return gatewayReferences(st, secrets, configMaps)
 }
 
 // appendName adds what a value such as "name" or "namespace/name" names.
@@ -50,7 +50,7 @@ func appendName(all []kube.Name, namespace, value string) []kube.Name {
 // Served names the Ingresses that are served here.
 func Served(st *kube.State, cfg Config) map[kube.Name]bool {
 	cfg = cfg.withDefaults()
-	c := &compiler{Routes: &Routes{source: source{state: st, cfg: sourceConfig{cfg.Class, cfg.Controller}}}}
+	c := &compiler{Routes: &Routes{source: source{state: st, cfg: sourceConfig{class: cfg.Class, controller: cfg.Controller}}}}
 	served := map[kube.Name]bool{}
 	for n, ing := range st.Ingresses {
 		if p := c.notOurs(ing); p.Err == "" {

@@ -3,6 +3,7 @@ package ingress
 import (
 	"cmp"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -36,6 +37,8 @@ type Routes struct {
 	fallback *route           // default backend for what has no other; nil: 404
 	certs    certs
 
+	doors       map[netip.AddrPort]*door // of Gateways, see gateway.go
+	statuses    *kube.Statuses
 	passthrough map[string]*backend // by name: TLS is the endpoints'
 	asksClients map[string]bool     // names whose clients are asked for a certificate
 	pods        map[netip.Addr]string
@@ -51,6 +54,7 @@ type host struct {
 	depth    int               // elements of the longest prefix
 	fallback *route            // nil: that of the Routes
 	patterns []*route          // where paths are regular expressions, in order; nil: they are not
+	regexes  []*route          // between exact paths and prefixes, in order; of HTTPRoutes
 }
 
 // kind is how a route matches.
@@ -69,10 +73,11 @@ func (k kind) String() string {
 
 // route is one path of one rule, or a default backend.
 type route struct {
-	ingress kube.Name
-	field   string // "spec.rules[0].http.paths[1]", "spec.defaultBackend"
-	host    string // as in the rule
-	path    string // as in the rule
+	of      string    // kind of the object, "" for Ingress
+	ingress kube.Name // the object
+	field   string    // "spec.rules[0].http.paths[1]", "spec.defaultBackend"
+	host    string    // as in the rule
+	path    string    // as in the rule
 	kind    kind
 
 	tls     bool // any host has TLS, as spec.tls lists none
@@ -81,6 +86,10 @@ type route struct {
 	canary  *canary        // nil: none
 	pattern *regexp.Regexp // of the path, on hosts where paths are patterns
 	stats   *stats
+
+	when  *predicates // besides the path; nil: none
+	next  *route      // at the same path, asked after this one; nil: none
+	split *shares     // of requests among several backends; nil: all go to backend
 }
 
 // backend is one port of one Service, with who answers there.
@@ -90,6 +99,7 @@ type backend struct {
 	wire      wire
 	endpoints []*endpoint
 	why       string // why there are no endpoints
+	status    int    // what requests are answered without any; 0: 503
 	next      *atomic.Uint32
 }
 
@@ -99,7 +109,7 @@ func (r *Routes) match(hostname, path string) (*host, *route) {
 	if h == nil {
 		return nil, r.fallback
 	}
-	if found := h.match(path); found != nil {
+	if found := h.match(path, nil); found != nil {
 		return h, found
 	}
 	return h, cmp.Or(h.fallback, r.fallback)
@@ -116,8 +126,9 @@ func (r *Routes) host(name string) *host {
 	return r.any
 }
 
-// match returns the route of a path that a rule names.
-func (h *host) match(path string) *route {
+// match returns the route of a path that a rule names. The request is asked
+// where rules have conditions besides the path: those of Ingresses have none.
+func (h *host) match(path string, in *http.Request) *route {
 	if h.patterns != nil {
 		plain := decoded(path)
 		for _, r := range h.patterns {
@@ -127,8 +138,13 @@ func (h *host) match(path string) *route {
 		}
 		return nil
 	}
-	if r := h.exact[path]; r != nil {
+	if r := h.exact[path].first(in); r != nil {
 		return r
+	}
+	for _, r := range h.regexes {
+		if r.pattern.MatchString(decoded(path)) && r.when.hold(in) {
+			return r
+		}
 	}
 	// A path of more elements than any rule cannot match as a whole.
 	end, elements := len(path), 0
@@ -141,7 +157,7 @@ func (h *host) match(path string) *route {
 		}
 	}
 	for prefix := path[:end]; ; {
-		if r := h.prefix[prefix]; r != nil {
+		if r := h.prefix[prefix].first(in); r != nil {
 			return r
 		}
 		i := strings.LastIndexByte(prefix, '/')
@@ -150,6 +166,17 @@ func (h *host) match(path string) *route {
 		}
 		prefix = prefix[:i]
 	}
+}
+
+// object names the object that made a route.
+func (r *route) object() string { return cmp.Or(r.of, "Ingress") + " " + r.ingress.String() }
+
+// first is the first of the routes from r on whose conditions hold.
+func (r *route) first(in *http.Request) *route {
+	for r != nil && !r.when.hold(in) {
+		r = r.next
+	}
+	return r
 }
 
 // add enters a route under its host. It returns the route that has the place

@@ -82,14 +82,17 @@ func NewServer(cfg Config) *Server {
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if g, ok := c.(*given); ok && g.tls != nil {
-				return context.WithValue(ctx, encryptedKey{}, g.tls)
+				ctx = context.WithValue(ctx, encryptedKey{}, g.tls)
 			}
-			return ctx
+			return context.WithValue(ctx, entranceKey{}, entranceOf(c))
 		},
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			GetCertificate: s.certificate,
 			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				if l := s.live.Load().listenerOf(hello); l != nil {
+					return l.config(s.http.TLSConfig)
+				}
 				if s.live.Load().asks(matchHost(hello.ServerName)) {
 					return s.askTLS, nil
 				}
@@ -188,8 +191,14 @@ func (k tlsKey) config() *tls.Config {
 			for _, cert := range cs.PeerCertificates[1:] {
 				between.AddCert(cert)
 			}
-			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: k.roots, Intermediates: between, DNSName: k.name})
-			return err
+			leaf, name := cs.PeerCertificates[0], k.name
+			if k.names != "" {
+				name = ""
+			}
+			if _, err := leaf.Verify(x509.VerifyOptions{Roots: k.roots, Intermediates: between, DNSName: name}); err != nil {
+				return err
+			}
+			return hasName(leaf, k.names)
 		}
 	}
 	return c
@@ -212,7 +221,14 @@ func (e *dialError) Unwrap() error { return e.err }
 
 // certificate chooses by SNI.
 func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if e := s.live.Load().certs.find(matchHost(hello.ServerName)); e != nil && e.pair != nil {
+	routes := s.live.Load()
+	if l := routes.listenerOf(hello); l != nil {
+		return l.certificate(hello), nil
+	}
+	if e, _ := hello.Context().Value(entranceKey{}).(entrance); !e.ingress() {
+		return nil, fmt.Errorf("no listener of a Gateway is for %q", hello.ServerName)
+	}
+	if e := routes.certs.find(matchHost(hello.ServerName)); e != nil && e.pair != nil {
 		return e.pair, nil
 	}
 	return s.selfSigned()
@@ -225,7 +241,8 @@ func (s *Server) Serve(l net.Listener) error { return s.accept(l, nil) }
 // nil after Shutdown. Redirects from HTTP lead to the port of l where l has the
 // address that the request came to.
 func (s *Server) ServeTLS(l net.Listener) error {
-	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil {
+	by, _ := l.(entrance)
+	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil && by.ingress() {
 		s.mu.Lock()
 		s.tlsPorts[ap.Addr().Unmap()] = ap.Port()
 		s.mu.Unlock()

@@ -34,13 +34,22 @@ type front struct {
 func newFront(t *testing.T, cfg Config, st *kube.State, backends map[int]http.Handler) *front {
 	t.Helper()
 	f := &front{}
+	cfg.Dial = f.reach(t, backends)
+	f.Server = NewServer(cfg)
+	f.set(st)
+	f.plain, f.tls = f.listen(t, f.Serve, netip.AddrPort{}), f.listen(t, f.ServeTLS, netip.AddrPort{})
+	return f
+}
+
+// reach makes a test server of each backend, and dials them.
+func (f *front) reach(t *testing.T, backends map[int]http.Handler) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	to := map[string]string{}
 	for n, h := range backends {
 		b := httptest.NewServer(h)
 		t.Cleanup(b.Close)
 		to[endpointAddr(n).String()] = b.Listener.Addr().String()
 	}
-	cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		count, _ := f.dialed.LoadOrStore(addr, new(atomic.Int64))
 		count.(*atomic.Int64).Add(1)
 		real, ok := to[addr]
@@ -49,22 +58,26 @@ func newFront(t *testing.T, cfg Config, st *kube.State, backends map[int]http.Ha
 		}
 		return new(net.Dialer).DialContext(ctx, network, real)
 	}
-	f.Server = NewServer(cfg)
-	f.set(st)
-	var serving sync.WaitGroup
-	listen := func(serve func(net.Listener) error) string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		serving.Go(func() {
-			if err := serve(l); err != nil {
-				t.Errorf("serve: %v", err)
-			}
-		})
-		return l.Addr().String()
+}
+
+// listen serves at a port of its own, which is at a Gateway's door if there is
+// one, until the test ends.
+func (f *front) listen(t *testing.T, serve func(net.Listener) error, door netip.AddrPort) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.plain, f.tls = listen(f.Serve), listen(f.ServeTLS)
+	addr := l.Addr().String()
+	if door.IsValid() {
+		l = At(l, door, false)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := serve(l); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -73,7 +86,7 @@ func newFront(t *testing.T, cfg Config, st *kube.State, backends map[int]http.Ha
 		}
 		serving.Wait()
 	})
-	return f
+	return addr
 }
 
 func (f *front) set(st *kube.State) {

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,14 +29,15 @@ func (q *request) ask(ctx context.Context, b *backend, out *http.Request) (*http
 
 // copied is a request like the client's, without what is between client and us.
 func (q *request) copied(method string, r *remote) (*http.Request, error) {
-	out, err := http.NewRequest(method, "http://"+r.host+r.uri.String(q), nil)
+	host := cmp.Or(r.host, q.in.Host)
+	out, err := http.NewRequest(method, "http://"+host+r.uri.String(q), nil)
 	if err != nil {
 		return nil, err
 	}
 	out.Header = q.in.Header.Clone()
 	removeHopByHop(out.Header)
 	q.forwarded(out.Header)
-	out.Host = r.host
+	out.Host = host
 	return out, nil
 }
 
@@ -121,7 +123,13 @@ func (a *authRequest) admits(q *request, w http.ResponseWriter) bool {
 // mirror sends copies of requests to another Service; nobody reads the answers.
 type mirror struct {
 	*remote
-	body bool
+	body  bool
+	share *[2]int // numerator and denominator of the requests that are copied; nil: all
+}
+
+// takes reports whether a request is copied.
+func (m *mirror) takes(dice func(n int) int) bool {
+	return m.share == nil || dice(m.share[1]) < m.share[0]
 }
 
 const (
@@ -151,6 +159,7 @@ func (m *mirror) copy(q *request) {
 		return
 	}
 	out.Header.Del("Content-Length")
+	q.route.options.requestEdits.apply(out.Header)
 	out.ContentLength = int64(len(body))
 	if len(body) > 0 {
 		out.Body = io.NopCloser(bytes.NewReader(body))

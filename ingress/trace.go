@@ -25,12 +25,15 @@ const maxOthers = 12
 // Trace says in sentences what happens to a GET request, by the routing that
 // requests get. The host may have a port, the path is as in a URL.
 func (r *Routes) Trace(hostname, path string, tls bool) *Trace {
+	path, query, _ := strings.Cut(path, "?")
+	if t := r.traceGateways(hostname, path, query, tls); t != nil {
+		return t
+	}
 	t := &Trace{}
 	scheme := "http"
 	if tls {
 		scheme = "https"
 	}
-	path, _, _ = strings.Cut(path, "?")
 	name, clean := matchHost(hostname), cleanPath(path)
 	t.say("request %s://%s%s", scheme, hostname, path)
 	if clean != path {
@@ -56,9 +59,9 @@ func (r *Routes) Trace(hostname, path string, tls bool) *Trace {
 	case rt.kind == defaultBackend:
 		t.say("path %q: no rule matches; default backend of Ingress %s", clean, rt.ingress)
 	case rt.pattern != nil:
-		t.say("path %q: pattern %q of Ingress %s, %s", clean, rt.path, rt.ingress, rt.field)
+		t.say("path %q: pattern %q of %s, %s", clean, rt.path, rt.object(), rt.field)
 	default:
-		t.say("path %q: %s %q of Ingress %s, %s", clean, rt.kind, rt.path, rt.ingress, rt.field)
+		t.say("path %q: %s %q of %s, %s", clean, rt.kind, rt.path, rt.object(), rt.field)
 	}
 	if h != nil {
 		t.others(h, rt, matchPath(clean))
@@ -75,7 +78,13 @@ func (r *Routes) Trace(hostname, path string, tls bool) *Trace {
 // others says why the other rules of a host do not count for a path.
 func (t *Trace) others(h *host, taken *route, path string) {
 	all := slices.AppendSeq(slices.Collect(maps.Values(h.exact)), maps.Values(h.prefix))
-	slices.SortFunc(all, func(a, b *route) int {
+	for _, r := range all {
+		for next := r.next; next != nil; next = next.next {
+			all = append(all, next)
+		}
+	}
+	all = append(all, h.regexes...)
+	slices.SortStableFunc(all, func(a, b *route) int {
 		return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.kind, b.kind))
 	})
 	said := 0
@@ -92,9 +101,11 @@ func (t *Trace) others(h *host, taken *route, path string) {
 		switch below := path == prefix || strings.HasPrefix(path, prefix+"/"); {
 		case r.pattern != nil && r.pattern.MatchString(decoded(path)):
 			why = "a shorter pattern"
-		case h.patterns != nil:
+		case r.pattern != nil, h.patterns != nil:
 			why = "the path does not match the pattern"
 		case r.kind == exactPath:
+		case r.when != nil && (r.kind == exactPath && path == matchPath(r.path) || r.kind == prefixPath && below):
+			why = "it needs " + r.when.String() + ", or goes after"
 		case below && taken != nil && taken.kind == exactPath:
 			why = "an exact path goes before"
 		case below:
@@ -102,7 +113,7 @@ func (t *Trace) others(h *host, taken *route, path string) {
 		default:
 			why = "the path is not below it"
 		}
-		t.say("not %s %q of Ingress %s: %s", r.kind, r.path, r.ingress, why)
+		t.say("not %s %q of %s: %s", r.kind, r.path, r.object(), why)
 	}
 }
 

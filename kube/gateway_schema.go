@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -220,7 +221,22 @@ var gatewayKeys = map[string]string{
 var redirectCodes = []int{301, 302, 303, 307, 308}
 
 // defaultGateway fills in what the definitions of the Gateway API fill in.
-func defaultGateway(o API) { fillIn(reflect.ValueOf(o).Elem().FieldByName("Spec")) }
+func defaultGateway(o API) {
+	fillIn(reflect.ValueOf(o).Elem().FieldByName("Spec"))
+	waiting := func(kind string) metav1.Condition {
+		return metav1.Condition{Type: kind, Status: metav1.ConditionUnknown, Reason: "Pending", Message: "Waiting for controller", LastTransitionTime: metav1.Unix(0, 0)}
+	}
+	switch o := o.(type) {
+	case *gatewayv1.GatewayClass:
+		if o.Status.Conditions == nil {
+			o.Status.Conditions = []metav1.Condition{waiting("Accepted")}
+		}
+	case *gatewayv1.Gateway:
+		if o.Status.Conditions == nil {
+			o.Status.Conditions = []metav1.Condition{waiting("Accepted"), waiting("Programmed")}
+		}
+	}
+}
 
 func fillIn(v reflect.Value) {
 	switch v.Kind() {

@@ -82,7 +82,7 @@ func checkObjects(cfg config, m *kube.Manifests, loaded []kube.Problem) (problem
 	own := ownAddrs(kcfg.PodCIDRs)
 	_, fromNAT := nat.Compile(nil, st, nat.Config{NodeName: kcfg.NodeName, NodeAddrs: own.node, ServiceCIDRs: kcfg.ServiceCIDRs})
 	_, fromPolicy := policy.Compile(nil, st, policy.Config{NodeAddrs: own.node})
-	_, fromIngress := ingress.Compile(nil, st, ingress.Config{})
+	_, fromIngress := ingress.Compile(nil, st, ingress.Config{Gateway: cfg.gatewayConfig(own)})
 	return dedupe(slices.Concat(problems, fromNAT, fromPolicy, fromIngress, faultProblems(st))), usable
 }
 

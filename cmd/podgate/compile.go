@@ -12,7 +12,6 @@ import (
 
 	"podgate/control"
 	"podgate/dns"
-	"podgate/ingress"
 	"podgate/kube"
 	"podgate/nat"
 	"podgate/policy"
@@ -69,7 +68,6 @@ func (g *gateway) compile(st *kube.State) bool {
 	if prev.state == st && !g.corefile.changed(g.cfg.Corefile) {
 		return false
 	}
-	own := ownAddrs(g.cfg.Kube.PodCIDRs)
 	next := tables{state: st}
 	var problems [3][]kube.Problem
 	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{
@@ -85,8 +83,8 @@ func (g *gateway) compile(st *kube.State) bool {
 	}
 	next.corefile = corefile
 	g.dns.SetZone(next.zone)
-	next.routes, problems[2] = ingress.Compile(prev.routes, st, g.ingressConfig(own))
-	g.front.SetRoutes(next.routes)
+	var doors []control.Listener
+	next.routes, problems[2], doors = g.compileRoutes(prev.routes, st, next.services)
 	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2], corefileProblems, faultProblems(st))
 	published := g.publish(next.services)
 	g.health.serve(next.services.HealthChecks())
@@ -105,11 +103,11 @@ func (g *gateway) compile(st *kube.State) bool {
 	}
 	g.mu.Lock()
 	g.compiled = next
-	g.listeners = append(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isIngress(l) }), published...)
+	g.listeners = slices.Concat(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isIngress(l) }), doors, published)
 	g.mu.Unlock()
 	g.changed.Broadcast()
 	if g.cluster != nil {
-		g.cluster.report(next, g.ingressConfig(own))
+		g.cluster.report(next, g.ingressConfig(ownAddrs(g.cfg.Kube.PodCIDRs)))
 	}
 	return true
 }

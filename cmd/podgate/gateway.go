@@ -69,6 +69,7 @@ type gateway struct {
 	corefile corefileSource // of the compile loop
 
 	health *healthChecks
+	doors  doors           // of Gateways; the compile loop's
 	said   map[string]bool // of published ports, at the last compile; the compile loop's
 
 	mu        sync.Mutex // guards all below
@@ -297,7 +298,7 @@ func (g *gateway) startServers(own addrs) error {
 			return fmt.Errorf("%s: cannot listen on %s: %w; choose another with --set %s=ADDR:PORT, or none with --set %s=", l.what, l.at, cause(err), l.key, l.key)
 		}
 		g.listeners = append(g.listeners, control.Listener{Address: ln.Addr().String() + "/tcp", For: l.what})
-		g.wg.Go(func() { g.fatal(l.what, l.serve(ln)) })
+		g.wg.Go(func() { g.fatal(l.what, l.serve(ingress.At(ln, l.at, true))) })
 	}
 	for _, a := range own.ingress {
 		for port, serve := range map[uint16]func(net.Listener) error{80: g.front.Serve, 443: g.front.ServeTLS} {
@@ -305,7 +306,8 @@ func (g *gateway) startServers(own addrs) error {
 			if err != nil {
 				return fmt.Errorf("ingress: %w", err)
 			}
-			g.wg.Go(func() { g.fatal("Ingress in the cluster", serve(ln)) })
+			inside := ingress.At(ln, netip.AddrPortFrom(g.cfg.PublishAddr, port), true)
+			g.wg.Go(func() { g.fatal("Ingress in the cluster", serve(inside)) })
 		}
 	}
 	return nil
@@ -351,7 +353,7 @@ func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 }
 
 func (g *gateway) ingressConfig(own addrs) ingress.Config {
-	return ingress.Config{Dial: g.dialFrom(own.ingress), TrustedProxies: g.cfg.Trusted, Log: g.log}
+	return ingress.Config{Dial: g.dialFrom(own.ingress), TrustedProxies: g.cfg.Trusted, Log: g.log, Gateway: g.cfg.gatewayConfig(own)}
 }
 
 // dialFrom dials into the cluster with one of the gateway's own addresses.
@@ -427,6 +429,7 @@ func (g *gateway) stop() {
 	if g.access != nil {
 		g.access.file.Close()
 	}
+	g.doors.close()
 	if g.local != nil {
 		g.health.close()
 		g.local.Close()

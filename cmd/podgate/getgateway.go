@@ -13,23 +13,49 @@ import (
 	"podgate/kube"
 )
 
-// gatewayObjects are objects of the Gateway API.
+// gatewayObjects are objects of the Gateway API, with what was found about them.
 func (g *gateway) gatewayObjects(st *kube.State, q control.GetRequest) []any {
+	g.mu.Lock()
+	found := &kube.Statuses{}
+	if r := g.compiled.routes; r != nil {
+		found = r.Statuses()
+	}
+	g.mu.Unlock()
 	switch q.Kind {
 	case "gatewayclasses":
-		return pickNamed(st.GatewayClasses, q.Name)
+		return withStatus(pickNamed(st.GatewayClasses, q.Name), func(o *gatewayv1.GatewayClass) { put(&o.Status, found.GatewayClasses[o.Name]) })
 	case "gateways":
-		return pick(st.Gateways, q)
+		return withStatus(pick(st.Gateways, q), func(o *gatewayv1.Gateway) { put(&o.Status, found.Gateways[nameOf(o)]) })
 	case "httproutes":
-		return pick(st.HTTPRoutes, q)
+		return withStatus(pick(st.HTTPRoutes, q), func(o *gatewayv1.HTTPRoute) { put(&o.Status.RouteStatus, found.HTTPRoutes[nameOf(o)]) })
 	case "grpcroutes":
-		return pick(st.GRPCRoutes, q)
+		return withStatus(pick(st.GRPCRoutes, q), func(o *gatewayv1.GRPCRoute) { put(&o.Status.RouteStatus, found.GRPCRoutes[nameOf(o)]) })
 	case "tlsroutes":
-		return pick(st.TLSRoutes, q)
-	case "referencegrants":
-		return pick(st.ReferenceGrants, q)
+		return withStatus(pick(st.TLSRoutes, q), func(o *gatewayv1.TLSRoute) { put(&o.Status.RouteStatus, found.TLSRoutes[nameOf(o)]) })
+	case "backendtlspolicies":
+		return withStatus(pick(st.BackendTLSPolicies, q), func(o *gatewayv1.BackendTLSPolicy) { put(&o.Status, found.BackendTLSPolicies[nameOf(o)]) })
 	}
-	return pick(st.BackendTLSPolicies, q)
+	return pick(st.ReferenceGrants, q)
+}
+
+// withStatus are copies of objects, which are shared and immutable.
+func withStatus[T kube.API](items []any, put func(T)) []any {
+	for i, item := range items {
+		o := item.(T).DeepCopyObject().(T)
+		put(o)
+		items[i] = o
+	}
+	return items
+}
+
+func put[T any](to, found *T) {
+	if found != nil {
+		*to = *found
+	}
+}
+
+func nameOf(o metav1.Object) kube.Name {
+	return kube.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
 // condition is the status of a condition, as a column of kubectl's has it.

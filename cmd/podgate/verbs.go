@@ -414,7 +414,7 @@ func (g *gateway) trace(q control.TraceRequest) (any, error) {
 		g.mu.Lock()
 		routes := g.compiled.routes
 		g.mu.Unlock()
-		return routes.Trace(u.Host, cmp.Or(u.EscapedPath(), "/"), u.Scheme == "https"), nil
+		return routes.Trace(u.Host, u.RequestURI(), u.Scheme == "https"), nil
 	}
 	st := g.store.State()
 	p, err := findPod(st, q.Namespace, q.Pod)
