@@ -53,14 +53,14 @@ type edit struct {
 	prev *Table
 	st   *kube.State
 
-	added   []*selector         // interned by this edit
-	removed []selectorID        // no policy has them any more, ascending
-	dirty   []selectorID        // their sets of pods changed
-	changed map[selectorID]bool // subjects of policies that are new, changed or gone
-	touched []selectorID        // subjects whose groups are new, gone or renewed, ascending
-	fresh   map[kube.Name]bool  // pods that changed themselves
-	known   matchers            // all selectors; made when first asked for
-	written map[kube.Name]bool  // entries of inputs.members; nil: the map is still prev's
+	added   []*selector                // interned by this edit
+	removed []selectorID               // no policy has them any more, ascending
+	dirty   []selectorID               // their sets of pods changed
+	changed map[selectorID][]*compiled // subjects of policies that are new, changed or gone, and the former
+	touched []selectorID               // subjects whose groups are new, gone or renewed, ascending
+	fresh   map[kube.Name]bool         // pods that changed themselves
+	known   matchers                   // all selectors; made when first asked for
+	written map[kube.Name]bool         // entries of inputs.members; nil: the map is still prev's
 }
 
 // intern returns the one selector that is like s.
@@ -193,21 +193,22 @@ func (e *edit) rematch() {
 // setCompiled enters a policy (nil: none) and notes whom it selects and selected.
 func (e *edit) setCompiled(n kube.Name, c *compiled) {
 	if e.changed == nil {
-		e.inputs.compiled, e.changed = cloneOf(e.inputs.compiled), map[selectorID]bool{}
+		e.inputs.compiled, e.changed = cloneOf(e.inputs.compiled), map[selectorID][]*compiled{}
 	}
 	if old := e.inputs.compiled[n]; old != nil {
-		e.changed[old.subject.id] = true
+		e.changed[old.subject.id] = append(e.changed[old.subject.id], nil)
 	}
 	if c == nil {
 		delete(e.inputs.compiled, n)
 		return
 	}
-	e.changed[c.subject.id] = true
+	e.changed[c.subject.id] = append(e.changed[c.subject.id], c)
 	e.inputs.compiled[n] = c
 }
 
 // group is the policies that have the same subject.
 type group struct {
+	list  []*compiled  // in their order
 	sides [3][2]*side  // by Tier and Direction; nil: none
 	peers []selectorID // in any rule, ascending
 }
@@ -222,30 +223,32 @@ func (e *edit) regroup() {
 	slices.Sort(e.dirty)
 	e.dirty = slices.Compact(e.dirty)
 	for id, g := range e.inputs.groups {
-		if !e.changed[id] && intersect(g.peers, e.dirty) {
+		if e.changed[id] == nil && intersect(g.peers, e.dirty) {
 			e.inputs.groups[id] = g.renewed()
 			e.touched = append(e.touched, id)
 		}
 	}
-	lists := map[selectorID][]*compiled{}
-	for _, c := range e.inputs.compiled {
-		if e.changed[c.subject.id] {
-			lists[c.subject.id] = append(lists[c.subject.id], c)
+	for id, added := range e.changed {
+		var list []*compiled
+		if old := e.inputs.groups[id]; old != nil {
+			list = slices.Clone(old.list)
 		}
-	}
-	for id := range e.changed {
-		e.touched = append(e.touched, id)
-		if list := lists[id]; list != nil {
+		list = slices.DeleteFunc(append(list, added...), func(c *compiled) bool {
+			return c == nil || e.inputs.compiled[c.Name] != c
+		})
+		if len(list) > 0 {
 			e.inputs.groups[id] = groupOf(list)
 		} else {
 			delete(e.inputs.groups, id)
 		}
+		e.touched = append(e.touched, id)
 	}
 	slices.Sort(e.touched)
 }
 
+// groupOf takes list, most of which is in order already.
 func groupOf(list []*compiled) *group {
-	g := &group{}
+	g := &group{list: list}
 	var tiers [3][]*Policy
 	slices.SortFunc(list, func(a, b *compiled) int { return comparePolicies(a.Policy, b.Policy) })
 	for _, c := range list {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"podgate/kube"
 	"podgate/stack/packet"
@@ -181,10 +182,29 @@ func busy(n int) *kube.State {
 	return st
 }
 
+// crowded is the same with all policies in one namespace, about all of its pods.
+func crowded(n int) *kube.State {
+	st := busy(n)
+	all := map[kube.Name]*networkingv1.NetworkPolicy{}
+	for name, np := range st.NetworkPolicies {
+		name.Namespace, np.Namespace = "ns-7", "ns-7"
+		np.Spec.PodSelector = metav1.LabelSelector{}
+		np.Spec.Ingress[0].Ports = []networkingv1.NetworkPolicyPort{{Port: ptr(intstr.FromInt(1000 + len(all)))}}
+		all[name] = np
+	}
+	st.NetworkPolicies = all
+	return st
+}
+
 // What a verdict costs, and what one changed policy costs, among many.
-func BenchmarkPolicies(b *testing.B) {
+func BenchmarkPolicies(b *testing.B) { benchmarkPolicies(b, busy) }
+
+// And if all are about the same pods.
+func BenchmarkPoliciesOfOnePod(b *testing.B) { benchmarkPolicies(b, crowded) }
+
+func benchmarkPolicies(b *testing.B, cluster func(n int) *kube.State) {
 	for _, n := range []int{0, 100, 1000, 10_000} {
-		st := busy(n)
+		st := cluster(n)
 		tab, _ := Compile(nil, st, Config{})
 		b.Run(fmt.Sprintf("judge/%d", n), func(b *testing.B) {
 			var addrs []packet.Addr
