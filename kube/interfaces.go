@@ -105,6 +105,8 @@ func (s *Store) admitNetwork(o *NetworkAttachmentDefinition) field.ErrorList {
 			}
 			continue
 		}
+		errs = append(errs, n.routesInto(other.Network, at)...)
+		errs = append(errs, other.routesInto(n, at)...)
 		for _, a := range n.Prefixes() {
 			for _, b := range other.Prefixes() {
 				if !a.Overlaps(b) {

@@ -278,8 +278,22 @@ func (n *Network) addRoutes(ipam *cniIPAM, at *field.Path) (errs field.ErrorList
 	return errs
 }
 
+// routesInto says which routes by way of n's pods lead to addresses of another
+// network.
+func (n *Network) routesInto(other *Network, at *field.Path) (errs field.ErrorList) {
+	for _, r := range n.Routes {
+		for _, p := range other.Prefixes() {
+			if r.Via.IsValid() && r.Dst.Overlaps(p) {
+				errs = append(errs, field.Invalid(at, r.Dst.String(), fmt.Sprintf("a route by way of a pod of network %s overlaps %s of network %s", n.Name, p, other.Name)))
+			}
+		}
+	}
+	return errs
+}
+
 // overlaps says what of the cluster's own a network collides with.
 func (n *Network) overlaps(c *Config, at *field.Path) (errs field.ErrorList) {
+	errs = n.routesInto(n, at)
 	for _, own := range slices.Concat(c.PodCIDRs, c.ServiceCIDRs) {
 		for _, s := range n.Subnets {
 			if s.Prefix.Overlaps(own) {

@@ -247,12 +247,28 @@ func TestBadNetworksAreRejected(t *testing.T) {
 		{`{"type": "podgate", "ipam": {"subnet": "172.32.0.0/24", "routes": [{"dst": "192.0.2.0"}]}}`, "spec.config.ipam.routes[0].dst: Invalid value"},
 		{`{"type": "podgate", "ipam": {"subnet": "172.32.0.0/24", "routes": [{"dst": "192.0.2.0/24", "gw": "192.0.2.1"}]}}`, "spec.config.ipam.routes[0].gw: Invalid value"},
 		{`{"type": "podgate", "ipam": {"subnet": "172.32.0.0/24", "routes": [{"dst": "10.96.0.0/24", "gw": "172.32.0.9"}]}}`, "overlaps the cluster's own 10.96.0.0/16"},
+		{`{"type": "podgate", "ipam": {"subnet": "172.32.0.0/24", "routes": [{"dst": "172.32.0.128/25", "gw": "172.32.0.9"}]}}`, "overlaps 172.32.0.0/24 of network default/bad"},
+		{`{"type": "podgate", "ipam": {"subnet": "172.32.0.0/24", "routes": [{"dst": "172.30.0.0/16", "gw": "172.32.0.9"}]}}`, "overlaps 172.30.0.0/29 of network default/storage"},
 	}
 	for _, tt := range tests {
 		s := netStore(t)
 		errs := strings.Join(applyText(t, s, definition("bad", tt.config)), "\n")
 		if !strings.Contains(errs, "NetworkAttachmentDefinition default/bad: spec.config") || !strings.Contains(errs, tt.want) {
 			t.Errorf("%s:\ngot  %s\nwant %s", tt.config, errs, tt.want)
+		}
+	}
+}
+
+// A definition that is renamed in its file finds its subnet free.
+func TestRenamedNetworkKeepsItsSubnet(t *testing.T) {
+	s := NewStore(Config{}, nil)
+	config := `{"type": "podgate", "ipam": {"subnet": "172.30.0.0/24"}}`
+	for _, name := range []string{"old", "new"} {
+		m, _ := LoadBytes("m", []byte(definition(name, config)))
+		s.Sync(m.Objects, nil)
+		st := s.State()
+		if len(st.Networks) != 1 || st.Networks[Name{"default", name}] == nil || len(st.Problems) != 0 {
+			t.Fatalf("%s: networks %v, problems %v", name, st.Networks, st.Problems)
 		}
 	}
 }

@@ -38,11 +38,6 @@ func (s *Store) Sync(objs []Object, problems []Problem) []Change {
 		}
 	}
 	changes := s.applyAll(changed, true)
-	for i, c := range changes {
-		if c.Action != Rejected {
-			s.synced[changed[i].key()] = changed[i].API
-		}
-	}
 
 	broken := map[string]bool{stdinFile: true}
 	for _, p := range problems {
@@ -67,6 +62,15 @@ func (s *Store) Sync(objs []Object, problems []Problem) []Change {
 	slices.SortFunc(gone, compareKeys)
 	for _, k := range slices.Backward(gone) {
 		changes = append(changes, s.unsync(k))
+	}
+	s.settle()
+	for i, o := range changed {
+		if changes[i].Action == Rejected && len(gone) > 0 { // perhaps for what is free by now
+			changes[i] = s.apply(o, true)
+		}
+		if changes[i].Action != Rejected {
+			s.synced[o.key()] = o.API
+		}
 	}
 	s.settle()
 	s.publish()

@@ -80,7 +80,7 @@ func (p *Plane) Capture(ctx context.Context, q CaptureQuery, out io.Writer) (Cap
 		for _, f := range list {
 			id, known := interfaces[f.port]
 			if !known {
-				if id, err = pw.Interface(f.port.label(), f.port.describe()); err != nil {
+				if id, err = pw.Interface(f.port.title(), f.port.describe()); err != nil {
 					return done, err
 				}
 				interfaces[f.port] = id

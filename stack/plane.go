@@ -117,9 +117,9 @@ func New(cfg Config) (*Plane, error) {
 func (p *Plane) Attach(spec PortSpec, dev link.Device) (id flow.PortID, err error) {
 	p.do(func(w *worker) { id, err = w.attach(spec, dev) })
 	if err != nil {
-		return 0, fmt.Errorf("attach %s: %w", spec.label(), err)
+		return 0, fmt.Errorf("attach %s: %w", spec.title(), err)
 	}
-	p.cfg.Log.Info("port attached", "port", id, "pod", spec.label(), "gen", p.snapshot.Load().Generation)
+	p.cfg.Log.Info("port attached", "port", id, "pod", spec.title(), "gen", p.snapshot.Load().Generation)
 	return id, nil
 }
 

@@ -148,7 +148,7 @@ func (e *dropEntry) record(s *Snapshot) DropRecord {
 	rec := DropRecord{
 		Seq:     e.seq,
 		Time:    time.Unix(0, e.at),
-		Port:    e.in.label(),
+		Port:    e.in.title(),
 		Service: serviceName(e.service),
 		Verdict: Drop.String(),
 		Reason:  e.reason.String(),

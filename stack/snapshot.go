@@ -71,6 +71,14 @@ func (spec *PortSpec) label() string {
 	}
 }
 
+// title is the label with the name of a further interface: "default/web:net1".
+func (spec *PortSpec) title() string {
+	if spec.Secondary {
+		return spec.label() + ":" + spec.Name
+	}
+	return spec.label()
+}
+
 func newSnapshot(cfg *Config) *Snapshot {
 	s := &Snapshot{
 		Generation:   1,
