@@ -146,6 +146,17 @@ func TestTargetsNameWhatIsMeasured(t *testing.T) {
 					return slices.ContainsFunc(egressMetrics, func(m metric) bool { return m.id == id })
 				}
 			}
+			if bench == "services" {
+				names = []string{""}
+				for _, sys := range serviceSystems {
+					for _, n := range serviceSizes(options{}) {
+						names = append(names, servicesTitle(sys.name, n))
+					}
+				}
+				known = func(id string) bool {
+					return slices.ContainsFunc(serviceMetrics, func(m serviceMetric) bool { return m.id == id })
+				}
+			}
 			if bench == "dns" {
 				names = []string{""}
 				for _, n := range []int{1000, 10000} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,7 +18,7 @@ func TestServicesCanBeMeasured(t *testing.T) {
 		if len(row.Connect) != 3 || row.Connect[2].PerSec <= 0 || row.Change.P50 <= 0 || row.Load <= 0 {
 			t.Errorf("%s: got %+v", sys.name, row)
 		}
-		rep.Rows = append(rep.Rows, row)
+		rep.note(row)
 	}
 	var table, chart strings.Builder
 	if err := rep.print(&table); err != nil {
@@ -32,23 +33,40 @@ func TestServicesCanBeMeasured(t *testing.T) {
 }
 
 func TestServiceTargets(t *testing.T) {
-	row := func(system string, n int, connect, change, load float64) serviceRow {
-		c := serviceLatency{latency{connect, connect}, 1e6 / connect}
-		return serviceRow{System: system, Services: n, Load: load, MemoryMB: 200, Change: latency{change, change}, Connect: []serviceLatency{c, c, c}}
+	run := func(change float64, nft bool) ([]string, error) {
+		rep := &servicesReport{report: newReport("services", short, nil), sizes: serviceSizes(options{})}
+		row := func(system string, n int, connect, change, load float64) {
+			c := serviceLatency{latency{connect, connect}, 1e6 / connect}
+			rep.note(serviceRow{System: system, Services: n, Load: load, MemoryMB: 200, Change: latency{change, change}, Connect: []serviceLatency{c, c, c}})
+		}
+		row("podgate", 1, 100, 1, 0.1)
+		row("podgate", 10000, 102, 5, 1)
+		row("podgate", 30000, 105, change, 2.5)
+		row(iptablesServices.name, 10000, 250, 60, 8)
+		if nft {
+			row(nftServices.name, 10000, 110, 90, 12)
+		}
+		return rep.short("services")
 	}
-	rep := &servicesReport{report: newReport("services", short, nil), Rows: []serviceRow{
-		row("podgate", 1, 100, 1, 0), row("podgate", 10000, 102, 5, 1), row("podgate", 30000, 105, 12, 2.5),
-		row(iptablesServices.name, 10000, 250, 60, 8), row(nftServices.name, 10000, 110, 90, 12),
-	}}
-	if got, err := rep.short("services"); err != nil || len(got) != 0 {
+	if got, err := run(12, true); err != nil || len(got) != 0 {
 		t.Errorf("got %v, %v, want every target met", got, err)
 	}
-	rep.row("podgate", 30000).Change.P99 = 21
-	rep.row("podgate", 30000).MemoryMB = 301
-	rep.row("podgate", 10000).Connect[2].P50 = 111
-	rep.Rows = rep.Rows[:4]
-	got, _ := rep.short("services")
-	if len(got) != 3 || !strings.Contains(got[0], "21.0 ms") || !strings.Contains(got[1], "301 MiB") || !strings.Contains(got[2], "kernel nftables at 10000 Services: not measured") {
-		t.Errorf("got %q", got)
+	got, _ := run(21, false)
+	want := []string{"podgate, 30000 Services, change p99: 21.0 ms, wanted at most 20.0"}
+	for _, metric := range []string{"connect p50", "connections", "change p50", "load"} {
+		want = append(want, "podgate, 10000 Services, "+metric+": not measured against kernel nftables, 10000 Services")
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestHopelessLoadsAreNotTried(t *testing.T) {
+	rep := &servicesReport{report: newReport("services", short, nil), Rows: []serviceRow{{System: "x", Services: 10000, Load: 70}, {System: "y", Services: 10000, Load: 7}}}
+	if err := rep.hopeless("x", 30000, options{}); err == nil || !strings.Contains(err.Error(), "10000 Services took 70 s") {
+		t.Errorf("got %v, want it not to be tried", err)
+	}
+	if err := rep.hopeless("y", 30000, options{}); err != nil {
+		t.Error(err)
 	}
 }

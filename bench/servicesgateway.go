@@ -46,11 +46,7 @@ func servicesGateway(args []string) error {
 		}
 	}
 	w := serviceWorld{plane: plane, store: kube.NewStore(kube.Config{PodCIDRs: podCIDRs, ServiceCIDRs: serviceCIDRs}, nil)}
-	objs := make([]kube.Object, 0, 2*g.N)
-	for i := range g.N {
-		objs = append(objs, kube.Object{API: benchService(i)}, kube.Object{API: benchSlice(i, 0)})
-	}
-	took, err := w.apply(objs)
+	took, err := w.load(g.N)
 	if err != nil {
 		return err
 	}
@@ -61,7 +57,7 @@ func servicesGateway(args []string) error {
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var all []time.Duration
 		for i := range podgateChanges {
-			took, err := w.apply([]kube.Object{{API: benchSlice(g.N/2, i+1)}})
+			took, err := w.change(kube.Object{API: benchSlice(g.N/2, i+1)})
 			if err != nil {
 				return err
 			}
@@ -80,17 +76,46 @@ type serviceWorld struct {
 	table *nat.Table
 }
 
-// apply returns how long it takes until the plane enforces objs.
-func (w *serviceWorld) apply(objs []kube.Object) (time.Duration, error) {
+// load returns how long it takes until the plane enforces n Services, which come
+// as from files of some hundred each.
+func (w *serviceWorld) load(n int) (took time.Duration, err error) {
 	start := time.Now()
-	for _, c := range w.store.Apply(objs) {
-		if c.Action == kube.Rejected {
-			return 0, fmt.Errorf("%s: %v", c, c.Problems)
+	var objs []kube.Object
+	for i := range n {
+		objs = append(objs, kube.Object{API: benchService(i)}, kube.Object{API: benchSlice(i, 0)})
+		if len(objs) == 1000 || i == n-1 {
+			if err := w.accept(objs); err != nil {
+				return 0, err
+			}
+			objs = nil
 		}
 	}
+	w.enforce()
+	return time.Since(start), nil
+}
+
+// change returns how long it takes until the plane enforces o.
+func (w *serviceWorld) change(o kube.Object) (time.Duration, error) {
+	start := time.Now()
+	if err := w.accept([]kube.Object{o}); err != nil {
+		return 0, err
+	}
+	w.enforce()
+	return time.Since(start), nil
+}
+
+func (w *serviceWorld) accept(objs []kube.Object) error {
+	for _, c := range w.store.Apply(objs) {
+		if c.Action == kube.Rejected {
+			return fmt.Errorf("%s: %v", c, c.Problems)
+		}
+	}
+	return nil
+}
+
+func (w *serviceWorld) enforce() {
 	w.table, _ = nat.Compile(w.table, w.store.State(), nat.Config{NodeName: "podgate", NodeAddrs: []netip.Addr{gatewayAddr}, ServiceCIDRs: serviceCIDRs})
 	w.plane.Publish(stack.Input{Services: w.table})
-	return time.Since(start), nil
 }
 
 func benchService(i int) *corev1.Service {

@@ -106,8 +106,8 @@ type Store struct {
 
 // record is one object as it was asked for.
 type record struct {
-	source   Object // as applied
-	want     API    // source with defaults
+	source   Object // where want comes from
+	want     API    // as applied, with defaults
 	uid      types.UID
 	created  metav1.Time
 	gen      int64
@@ -219,17 +219,11 @@ func (s *Store) apply(o Object, files bool) Change {
 	if old != nil && old.builtin && k.kind != "Namespace" && k != builtinClass {
 		return reject([]Problem{o.problem("", "built into podgate: it cannot be changed")})
 	}
-	if old != nil && !old.deleting && sameSource(old.source.API, o.API) {
-		old.source, old.files = o, old.files || files
-		s.accept(k)
-		change.Action = Unchanged
-		return change
-	}
-
 	want := o.API.DeepCopyObject().(API)
 	forgetServerSide(want)
 	setDefaults(want)
-	if old != nil && !old.deleting && sameWant(old.want, want) { // said in other words
+	if old != nil && !old.deleting && sameWant(old.want, want) {
+		o.API = old.want
 		old.source, old.files = o, old.files || files
 		s.accept(k)
 		change.Action = Unchanged
@@ -250,6 +244,7 @@ func (s *Store) apply(o Object, files bool) Change {
 	if ns := s.records[key{"Namespace", Name{Name: k.name.Namespace}}]; ns != nil {
 		ns.deleting = false // somebody still wants it
 	}
+	o.API = want // what was read is not kept
 	r := &record{source: o, want: want, files: files, uid: s.newUID(k), created: s.now(), gen: 1}
 	change.Action = Created
 	if old != nil {
