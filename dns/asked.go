@@ -167,7 +167,8 @@ func (s *Server) Missing(n int) (top []Miss) {
 }
 
 // count notes what became of a query; name is in lower case.
-func (s *Server) count(client netip.Addr, rcode int, name string) *asked {
+func (s *Server) count(client netip.Addr, udp bool, qtype uint16, name string, maker, rcode int) *asked {
+	s.tally.add(udp, client, qtype, maker, rcode)
 	a := s.clients.of(client)
 	a.queries.Add(1)
 	switch rcode {
@@ -177,6 +178,12 @@ func (s *Server) count(client netip.Addr, rcode int, name string) *asked {
 		s.misses.add(name, client)
 	default:
 		a.failed.Add(1)
+	}
+	switch maker {
+	case byCache:
+		a.cached.Add(1)
+	case byUpstream:
+		a.forwarded.Add(1)
 	}
 	return a
 }

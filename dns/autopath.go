@@ -62,7 +62,7 @@ func (s *Server) walk(q *query, plain answer, z *Zone, r *rules, names []string,
 		if free == nil {
 			break
 		}
-		q.forwarded = true
+		q.maker = byUpstream
 		return nil, func() []byte {
 			defer free()
 			return s.wander(q, plain, z, r, names[i:])
@@ -96,7 +96,7 @@ func (s *Server) step(q *query, z *Zone, r *rules, name string) (*dns.Msg, *erra
 		return nil, nil
 	}
 	if up := f.cached(s.ctx, a.chase, q.keyOf(a.chase)); up != nil {
-		q.cached = true
+		q.maker = byCache
 		return s.complete(q, a, up), nil
 	}
 	return nil, &errand{f, a}

@@ -15,7 +15,7 @@ import (
 // The Corefile
 //
 // A Corefile is accepted as it is: blocks of zones with directives. What podgate
-// does by nature (errors, ready, reload, loadbalance) is accepted and changes
+// does by nature (errors, reload, loadbalance) is accepted and changes
 // nothing; what it does not do is a problem that names the line, and the rest
 // works. Each query belongs to the block with the longest zone that its name is
 // in, and passes its directives in CoreDNS's order: rewrite, hosts, kubernetes,
@@ -25,6 +25,7 @@ import (
 type Corefile struct {
 	blocks []block
 	kube   *kubeOptions // of the kubernetes directive; nil: there is none
+	http   HTTPPorts
 }
 
 // block is what happens to the names of some zones.
@@ -291,8 +292,10 @@ func zonesOf(s string) ([]string, error) {
 func (p *corefileParser) apply(d corefileLine, options []corefileLine) {
 	b, name := p.current, d.words[0]
 	switch name {
-	case "errors", "ready", "prometheus", "reload", "loadbalance", "health", "debug", "cancel", "metadata", "minimal", "bufsize", "any":
+	case "errors", "reload", "loadbalance", "debug", "cancel", "metadata", "minimal", "bufsize", "any":
 		// In podgate's nature.
+	case "health", "ready", "prometheus":
+		p.probes(d, options)
 	case "log":
 		b.log = true
 	case "loop":

@@ -90,13 +90,12 @@ func (r *Responder) Answer(out, wire []byte, client netip.Addr) int {
 	}
 	r.s.requests.Add(1)
 	r.s.fast.Add(1)
-	a := r.s.count(client, int(out[3]&0xf), q.name)
-	a.fast.Add(1)
-	if cached {
-		a.cached.Add(1)
-	} else {
+	maker := byCache
+	if !cached {
 		r.s.local.Add(1)
+		maker = byZone
 	}
+	r.s.count(client, true, q.qtype, q.name, maker, int(out[3]&0xf)).fast.Add(1)
 	return n
 }
 

@@ -40,9 +40,9 @@ type query struct {
 	rewritten string     // the name that was asked for instead; "": the question's
 	back      []reversal // of the answer, in the order of the rules
 
-	cached, forwarded bool // what became of it
-	path              bool // by autopath
-	silent            bool // it is not counted
+	maker  int  // who answers
+	path   bool // by autopath
+	silent bool // it is not counted
 }
 
 // respond answers the query in wire, which it borrows, either at once, in a
@@ -120,6 +120,7 @@ func (s *Server) decide(q *query, out []byte) ([]byte, func() []byte) {
 // say is an answer that needs no upstream.
 func (s *Server) say(q *query, a answer) *dns.Msg {
 	s.local.Add(1)
+	q.maker = byZone
 	m := s.reply(q, a.rcode)
 	m.Authoritative = true
 	m.Answer = rotate(a.records)
@@ -146,14 +147,14 @@ func (q *query) keyOf(name string) cacheKey {
 func (s *Server) respondForwarded(f *forwarder, q *query, a answer, out []byte) ([]byte, func() []byte) {
 	k := q.keyOf(a.chase)
 	if up := f.cached(s.ctx, a.chase, k); up != nil {
-		q.cached = true
+		q.maker = byCache
 		return s.pack(q, s.complete(q, a, up), out), nil
 	}
 	free := s.slot(f)
 	if free == nil {
 		return s.pack(q, s.fail(q, a, errTooMany), out), nil
 	}
-	q.forwarded = true
+	q.maker = byUpstream
 	return nil, func() []byte {
 		defer free()
 		up, err := f.resolve(s.ctx, a.chase, k)
@@ -270,17 +271,11 @@ func (s *Server) noted(q *query, rcode int) {
 	if q.silent {
 		return
 	}
-	name := ""
+	name, qtype := "", uint16(0)
 	if len(q.Question) > 0 {
-		name = strings.ToLower(q.Question[0].Name)
+		name, qtype = strings.ToLower(q.Question[0].Name), q.Question[0].Qtype
 	}
-	a := s.count(q.from, rcode, name)
-	if q.cached {
-		a.cached.Add(1)
-	}
-	if q.forwarded {
-		a.forwarded.Add(1)
-	}
+	s.count(q.from, q.udp, qtype, name, q.maker, rcode)
 }
 
 // refuse answers a query by its header alone, as nothing else of it is
@@ -291,7 +286,7 @@ func (s *Server) refuse(q *query, wire []byte, rcode int) []byte {
 	} else {
 		s.refused.Add(1)
 	}
-	s.count(q.from, rcode, "")
+	s.count(q.from, q.udp, 0, "", byNobody, rcode)
 	b := make([]byte, headerSize)
 	copy(b, wire[:2])
 	flags := binary.BigEndian.Uint16(wire[2:])

@@ -35,6 +35,7 @@ type Server struct {
 
 	requests, local, fast, refused, malformed, autopathed atomic.Uint64
 
+	tally   tally
 	clients clients
 	misses  misses
 	cookies cookieSecret

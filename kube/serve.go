@@ -300,7 +300,8 @@ var (
 func (s *Store) dnsPod() *corev1.Pod {
 	return s.localPod(builtinDNS, DNSOffset, map[string]string{"k8s-app": "kube-dns"},
 		corev1.ContainerPort{Name: "dns", ContainerPort: 53, Protocol: corev1.ProtocolUDP},
-		corev1.ContainerPort{Name: "dns-tcp", ContainerPort: 53, Protocol: corev1.ProtocolTCP})
+		corev1.ContainerPort{Name: "dns-tcp", ContainerPort: 53, Protocol: corev1.ProtocolTCP},
+		corev1.ContainerPort{Name: "metrics", ContainerPort: 9153, Protocol: corev1.ProtocolTCP})
 }
 
 func (s *Store) ingressPod() *corev1.Pod {
@@ -325,6 +326,7 @@ func (s *Store) dnsService() *corev1.Service {
 			Ports: []corev1.ServicePort{
 				{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP},
 				{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP},
+				{Name: "metrics", Port: 9153, Protocol: corev1.ProtocolTCP},
 			},
 		},
 	}

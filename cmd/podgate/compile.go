@@ -83,6 +83,7 @@ func (g *gateway) compile(st *kube.State) bool {
 	}
 	next.corefile = corefile
 	g.dns.SetZone(next.zone)
+	g.dnsHTTP.serve(corefile.HTTPPorts(), g.dns)
 	var doors []control.Listener
 	next.routes, problems[2], doors = g.compileRoutes(prev.routes, st, next.services)
 	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2], corefileProblems, faultProblems(st))

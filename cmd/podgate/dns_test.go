@@ -171,6 +171,10 @@ func TestResolversInPods(t *testing.T) {
 		{"first", "getent hosts gone", 2, ""},
 		{"first", "curl -s -m 5 http://web/hostname", 0, "web-0"},
 		{"first", "curl -s -m 5 http://web-0.heads.shop.svc.cluster.local:8000/hostname", 0, "web-0"},
+		{"first", "curl -s -m 5 http://10.244.0.2:8080/health", 0, "OK"},
+		{"first", "curl -s -m 5 http://10.244.0.2:8181/ready", 0, "OK"},
+		{"first", "curl -s -m 5 http://kube-dns.kube-system:9153/metrics", 0, `coredns_dns_requests_total{server="dns://:53",zone=".",view="",proto="udp",family="1",type="A"}`},
+		{"first", "curl -gs -m 5 http://[fd00:10:244::2]:9153/metrics", 0, `coredns_dns_responses_total{server="dns://:53",zone=".",view="",rcode="NXDOMAIN",plugin="kubernetes"}`},
 		{"first", "busybox nslookup web.shop.svc.cluster.local", 0, "Address: 10.96.0.77"},
 		{"first", "busybox nslookup 10.96.0.77", 0, "77.0.96.10.in-addr.arpa\tname = web.shop.svc.cluster.local"},
 		{"first", musl + " web", 0, "10.96.0.77"},
@@ -293,6 +297,11 @@ func appliedCorefile(s *shell) {
 	if got := s.must("podgate exec -n shop first -- dig +noall +answer web.shop.svc.cluster.local"); !strings.Contains(got, " 7\tIN") {
 		s.t.Errorf("the TTL is not the Corefile's: %s", got)
 	}
+	if r := s.run("podgate exec -n shop first -- curl -s -m 5 http://10.244.0.2:8080/health"); r.code != 7 {
+		s.t.Errorf("health is served though the Corefile has none: %+v", r)
+	}
+	s.must("podgate apply -f " + write(s.t, "corefile.yaml", fmt.Sprintf(gateCorefile, "health :8088", "192.0.2.11")))
+	s.must("podgate exec -n shop first -- curl -s -m 5 http://10.244.0.2:8088/health")
 	s.must("podgate apply -f " + write(s.t, "corefile.yaml", fmt.Sprintf(gateCorefile, "whoami", "192.0.2.12")))
 	if got := s.must(dig); got != "192.0.2.12\n" {
 		s.t.Errorf("beside a directive that is not supported: got %q", got)

@@ -53,6 +53,7 @@ type gateway struct {
 	searches searchLists
 	local    *local.Stack
 	dns      *dns.Server
+	dnsHTTP  *dnsHTTP
 	front    *ingress.Server
 	access   *accessLog   // nil: none
 	metrics  *http.Server // nil: none
@@ -240,6 +241,7 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 		return err
 	}
 	g.health = newHealthChecks(g.local.ListenTCP, g.log)
+	g.dnsHTTP = &dnsHTTP{listen: g.local.ListenTCP, at: own.dns, log: g.log}
 	g.wg.Go(func() { g.fatal("data path", g.plane.Run(ctx)) })
 	if g.cfg.PolicyLog != "" {
 		f, err := openVerdictLog(g.cfg.PolicyLog)
@@ -432,6 +434,7 @@ func (g *gateway) stop() {
 	g.doors.close()
 	if g.local != nil {
 		g.health.close()
+		g.dnsHTTP.close()
 		g.local.Close()
 	}
 	g.lock.release()
