@@ -3,9 +3,12 @@ package local
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -71,11 +74,21 @@ func addrOf(network string, ap netip.AddrPort) net.Addr {
 	return net.TCPAddrFromAddrPort(ap)
 }
 
-// tcpConn is a connection of netstack with the errors of the net package.
+// tcpConn is a connection of netstack with the errors of the net package. Its
+// reader waits on one channel for its whole life, where gonet's makes and
+// registers one for each wait.
 type tcpConn struct {
 	*gonet.TCPConn
 	ep tcpip.Endpoint
 	wq *waiter.Queue
+
+	readMu sync.Mutex // held by Read
+	wake   chan struct{}
+	entry  waiter.Entry // notifies wake, from the first wait on
+
+	deadlineMu sync.Mutex
+	deadline   *time.Timer // of Read
+	late       atomic.Bool // it has passed
 }
 
 func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
@@ -88,8 +101,88 @@ func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
 }
 
 func (c *tcpConn) Read(b []byte) (int, error) {
-	n, err := c.TCPConn.Read(b)
-	return n, wrapErr(err)
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for {
+		if c.late.Load() {
+			return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.ErrDeadlineExceeded}
+		}
+		w := tcpip.SliceWriter(b)
+		res, err := c.ep.Read(&w, tcpip.ReadOptions{})
+		switch err.(type) {
+		case nil:
+			c.ep.ModerateRecvBuf(res.Count)
+			return res.Count, nil
+		case *tcpip.ErrClosedForReceive:
+			return 0, io.EOF
+		case *tcpip.ErrWouldBlock:
+		default:
+			return 0, opError("read", "tcp", netip.AddrPort{}, netip.AddrPort{}, err)
+		}
+		if c.wake == nil {
+			c.wait()
+			continue // what came before was not notified
+		}
+		<-c.wake
+	}
+}
+
+// wait makes what Read waits on.
+func (c *tcpConn) wait() {
+	wake := make(chan struct{}, 1)
+	c.entry = waiter.NewFunctionEntry(waiter.ReadableEvents|waiter.EventErr|waiter.EventHUp, func(waiter.EventMask) { signal(wake) })
+	c.wq.EventRegister(&c.entry)
+	c.deadlineMu.Lock()
+	c.wake = wake
+	c.deadlineMu.Unlock()
+}
+
+func signal(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
+
+// SetReadDeadline ends reads at t; the zero time lets them wait.
+func (c *tcpConn) SetReadDeadline(t time.Time) error {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	if c.deadline != nil {
+		c.deadline.Stop()
+		c.deadline = nil
+	}
+	c.late.Store(false)
+	if t.IsZero() {
+		return nil
+	}
+	var timer *time.Timer
+	passed := func() {
+		c.late.Store(true)
+		if c.wake != nil {
+			signal(c.wake)
+		}
+	}
+	left := time.Until(t)
+	if left <= 0 {
+		passed()
+		return nil
+	}
+	timer = time.AfterFunc(left, func() {
+		c.deadlineMu.Lock()
+		defer c.deadlineMu.Unlock()
+		if c.deadline == timer {
+			passed()
+		}
+	})
+	c.deadline = timer
+	return nil
+}
+
+// SetDeadline is for reads and writes.
+func (c *tcpConn) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
 }
 
 func (c *tcpConn) Write(b []byte) (int, error) {
