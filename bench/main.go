@@ -7,6 +7,7 @@
 //	go run ./bench policy                0 to 10,000 NetworkPolicies, about four minutes
 //	go run ./bench dns                   cluster DNS beside CoreDNS, about five minutes
 //	go run ./bench ingress               the front door beside nginx, HAProxy and Caddy, about six minutes
+//	go run ./bench cni                   containers attached beside the bridge plugin, about two minutes
 //	go run ./bench datapath --quick      under a minute, noisier
 //	go run ./bench datapath --out DIR    also DIR/datapath.json and DIR/datapath.svg
 //	go run ./bench datapath --check      exit 1 and name the rows below bench/targets.yaml
@@ -63,6 +64,7 @@ var benches = map[string]func(options) (result, error){
 	"dns":      dnsBench,
 	"ingress":  ingressBench,
 	"policy":   policies,
+	"cni":      cniBench,
 }
 
 // result is what a benchmark found.
@@ -106,7 +108,7 @@ func parse() (name string, o options) {
 		return err
 	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|egress|services|policy|dns|ingress [--quick] [--check] [--out DIR] [--only PATTERN]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|egress|services|policy|dns|ingress|cni [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])
