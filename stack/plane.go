@@ -76,6 +76,8 @@ type PortSpec struct {
 	MTU   int          // Config.MTU when 0
 	Local bool         // the gateway's own stack: exempt from anti-spoofing, way out for everything else
 
+	Router bool // forwards for others: may send from every address that is nobody's in the cluster
+
 	Network   string // the Segment, published before; empty: the cluster's own
 	Secondary bool   // a further interface of its pod, not the one that NetworkPolicy is about
 	Default   bool   // the pod's default route leads here, for Trace; no interface: its own one's

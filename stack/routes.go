@@ -55,9 +55,12 @@ func (s *Snapshot) via(a packet.Addr) (out *attachment, known bool) {
 }
 
 // mayUse says whether a pod may send from the address a: one of its own, or of
-// a network behind it.
+// a network behind it. What a router forwards comes from anywhere.
 func (s *Snapshot) mayUse(at *attachment, a packet.Addr) bool {
 	if at.has(a) {
+		return true
+	}
+	if at.Router && s.owner[a] == nil && !s.isOwn(a) && !s.isPods(a) && !forbidden(a) {
 		return true
 	}
 	out, known := s.via(a)

@@ -23,6 +23,7 @@ import (
 	"podgate/kube"
 	kubewatch "podgate/kube/watch"
 	"podgate/pod"
+	"podgate/stack"
 )
 
 func newGatewayCmd() *cobra.Command {
@@ -110,6 +111,7 @@ type cluster struct {
 	ready  atomic.Bool
 	synced chan struct{} // closed once the store has what the API server has
 	writer *kubewatch.Writer
+	link   *nodeLink // nil: none
 
 	published []netip.Addr // addresses of this gateway's listeners, for statuses
 }
@@ -179,14 +181,7 @@ func references(st *kube.State) (secrets, configMaps []kube.Name) {
 }
 
 // addrs are the node's own, in the network that it is in.
-func (c *cluster) addrs() (all []netip.Addr) {
-	for _, a := range c.node.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
-			all = append(all, ip)
-		}
-	}
-	return all
-}
+func (c *cluster) addrs() []netip.Addr { return internalAddrs(c.node) }
 
 func (c *cluster) store(cfg kube.Config) *kube.Store { return kube.NewReplica(cfg, time.Now) }
 
@@ -194,6 +189,9 @@ func (c *cluster) run(ctx context.Context, g *gateway) error {
 	g.cluster = c
 	host, err := os.Hostname()
 	if err != nil {
+		return err
+	}
+	if err := c.linkNode(ctx, g); err != nil {
 		return err
 	}
 	c.writer = c.api.NewWriter(fmt.Sprintf("%s_%s_%d", c.node.Name, host, os.Getpid()))
@@ -285,6 +283,14 @@ func (g *gateway) resolver(p *corev1.Pod) pod.Resolver {
 		return pod.ResolverOf(p, g.dnsService(), g.cfg.Kube.ClusterDomain)
 	}
 	return g.pods.Resolver(p)
+}
+
+// peers are the routes to the pods of other nodes.
+func (g *gateway) peers(st *kube.State) []stack.Route {
+	if g.cluster == nil {
+		return nil
+	}
+	return g.cluster.link.follow(st, g.cfg.Kube.NodeName)
 }
 
 // errElsewhere refuses what a real cluster has other tools for.

@@ -62,6 +62,7 @@ type config struct {
 	Routes         []stack.Route
 	Kubeconfig     string // file
 	ThisNode       string
+	NodeInterface  string
 	Health         netip.AddrPort // of /healthz and /readyz
 	Drain          time.Duration
 	LogLevel       string
@@ -251,6 +252,10 @@ var settings = []setting{
 	}},
 	{"kubernetes.node-name", "", "name of the Node that `podgate gateway` serves; empty: $NODE_NAME, else the host's name", func(c *config, v string) error {
 		c.ThisNode = v
+		return nil
+	}},
+	{"gateway.interface", "podgate0", "TAP that `podgate gateway` makes in the node's network, by which the node's own processes reach pods and Services, and other nodes' pods are reached; empty: none", func(c *config, v string) error {
+		c.NodeInterface = v
 		return nil
 	}},
 	{"gateway.health", "127.0.0.1:10256", "where `podgate gateway` answers /healthz and /readyz; empty: nowhere", func(c *config, v string) error {

@@ -132,7 +132,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
 func (c *controlPlane) startAPI() {
 	c.t.Helper()
 	c.api = start(c.t, "kube-apiserver", nil, bin("kube-apiserver"), "--etcd-servers=http://127.0.0.1:2379",
-		"--bind-address=127.0.0.1", "--advertise-address=192.0.2.1", "--secure-port=6443", "--cert-dir", c.path("certs"), "--endpoint-reconciler-type=none",
+		"--bind-address=0.0.0.0", "--advertise-address=192.0.2.1", "--secure-port=6443", "--cert-dir", c.path("certs"), "--endpoint-reconciler-type=none",
 		"--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--token-auth-file", c.path("tokens.csv"), "--authorization-mode=RBAC",
 		"--disable-admission-plugins=ServiceAccount", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file", c.path("sa.key"), "--service-account-signing-key-file", c.path("sa.key"),
@@ -311,8 +311,14 @@ const healthAddr = "127.0.0.1:10256"
 
 func (c *controlPlane) gateway(name, node, user string, sets ...string) *gateway {
 	c.t.Helper()
-	args := []string{os.Getenv(podgateEnv), "--name", name, "gateway"}
-	for _, s := range append([]string{"kubernetes.kubeconfig=" + c.path(user+".kubeconfig"), "kubernetes.node-name=" + node, "publish.address=127.0.0.1", "gateway.drain=0s"}, sets...) {
+	return c.gatewayIn(here(c.t), name, node, user, append([]string{"publish.address=127.0.0.1"}, sets...)...)
+}
+
+// gatewayIn runs it in a namespace.
+func (c *controlPlane) gatewayIn(in machine, name, node, user string, sets ...string) *gateway {
+	c.t.Helper()
+	args := in.command(os.Getenv(podgateEnv), "--name", name, "gateway")
+	for _, s := range append([]string{"kubernetes.kubeconfig=" + c.path(user+".kubeconfig"), "kubernetes.node-name=" + node, "gateway.drain=0s"}, sets...) {
 		args = append(args, "--set", s)
 	}
 	return &gateway{start(c.t, "podgate gateway "+name, []string{"XDG_RUNTIME_DIR=" + runtimeDir(c.t)}, args...), c.t, name}
