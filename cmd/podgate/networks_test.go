@@ -76,6 +76,7 @@ func TestSeveralPodNetworks(t *testing.T) {
 					t.Errorf("%s to %s: TTL %v, want %s", tt.from, tt.to, got, tt.ttl)
 				}
 			}
+			waitFor(t, func() bool { return strings.Contains(s.must("podgate get pod b"), "1/1") })
 			for _, from := range []string{"a", "b", "own", "plain"} {
 				if got := s.must("podgate exec " + from + " -- curl -s -m 5 http://b.default.svc.cluster.local/hostname"); got != "b" {
 					t.Errorf("%s asks the Service: %q", from, got)

@@ -34,7 +34,11 @@ func TestMulticastStaysWithinItsSegment(t *testing.T) {
 						if err != nil {
 							return
 						}
-						heard <- name + " " + string(buf[:n])
+						select {
+						case heard <- name + " " + string(buf[:n]):
+						case <-t.Context().Done():
+							return
+						}
 					}
 				}()
 			}
