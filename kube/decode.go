@@ -12,6 +12,7 @@ import (
 
 	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	kjson "sigs.k8s.io/json"
+	policyv1alpha1 "sigs.k8s.io/network-policy-api/apis/v1alpha1"
 )
 
 // version is one apiVersion in which a kind is accepted.
@@ -37,6 +38,13 @@ var versions = func() map[[2]string]version {
 	m[[2]string{"networking.k8s.io/v1beta1", "IngressClass"}] = version{kindByName["IngressClass"],
 		func() API { return new(networkingv1beta1.IngressClass) },
 		func(o API) API { return ingressClassFromV1beta1(o.(*networkingv1beta1.IngressClass)) }}
+	cluster := kindByName["ClusterNetworkPolicy"]
+	m[[2]string{"policy.networking.k8s.io/v1alpha1", adminPolicy}] = version{cluster,
+		func() API { return new(policyv1alpha1.AdminNetworkPolicy) },
+		func(o API) API { return fromAdminPolicy(o.(*policyv1alpha1.AdminNetworkPolicy)) }}
+	m[[2]string{"policy.networking.k8s.io/v1alpha1", baselinePolicy}] = version{cluster,
+		func() API { return new(policyv1alpha1.BaselineAdminNetworkPolicy) },
+		func(o API) API { return fromBaselinePolicy(o.(*policyv1alpha1.BaselineAdminNetworkPolicy)) }}
 	for _, name := range []string{"GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant"} {
 		k := kindByName[name] // its beta is the same, field by field
 		m[[2]string{gatewayGroup + "/v1beta1", name}] = version{kind: k, new: k.new}

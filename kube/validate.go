@@ -43,7 +43,7 @@ func validate(o API) field.ErrorList {
 	case *networkingv1.NetworkPolicy:
 		errs = append(errs, validateNetworkPolicy(&o.Spec, spec)...)
 	case *policyv1alpha2.ClusterNetworkPolicy:
-		errs = append(errs, validateClusterNetworkPolicy(&o.Spec, spec)...)
+		errs = append(errs, validateClusterNetworkPolicy(o, spec)...)
 	case *networkingv1.Ingress:
 		errs = append(errs, validateIngress(o)...)
 	case *networkingv1.IngressClass:

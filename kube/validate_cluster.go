@@ -15,34 +15,38 @@ import (
 // ClusterNetworkPolicy is validated as by its CustomResourceDefinition, in the
 // experimental channel: it has all peers.
 
-const maxClusterRules = 25 // rules of a direction, and items of each list in them
+const maxClusterItems = 25 // rules of a direction, and items of each list in them
 
 // domainName is the definition's, also where it says A-z: labels may begin with _.
 var domainName = regexp.MustCompile(`^(\*\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?$`)
 
-func validateClusterNetworkPolicy(s *policyv1alpha2.ClusterNetworkPolicySpec, spec *field.Path) field.ErrorList {
-	errs := oneOf(s.Tier, spec.Child("tier"), policyv1alpha2.AdminTier, policyv1alpha2.BaselineTier)
+func validateClusterNetworkPolicy(o *policyv1alpha2.ClusterNetworkPolicy, spec *field.Path) (errs field.ErrorList) {
+	s, limit := &o.Spec, limitOf(o)
+	if why := misnamed(o); why != "" {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), o.Name, why))
+	}
+	errs = append(errs, oneOf(s.Tier, spec.Child("tier"), policyv1alpha2.AdminTier, policyv1alpha2.BaselineTier)...)
 	if s.Priority < 0 || s.Priority > 1000 {
 		errs = append(errs, field.Invalid(spec.Child("priority"), s.Priority, "must be between 0 and 1000, inclusive"))
 	}
 	errs = append(errs, exactlyOne(spec.Child("subject"), s.Subject.Namespaces != nil, s.Subject.Pods != nil)...)
 	errs = append(errs, validatePodsPeer(s.Subject.Namespaces, s.Subject.Pods, spec.Child("subject"))...)
-	errs = append(errs, atMost(len(s.Ingress), spec.Child("ingress"))...)
+	errs = append(errs, atMost(limit, len(s.Ingress), spec.Child("ingress"))...)
 	for i, r := range s.Ingress {
 		at := spec.Child("ingress").Index(i)
-		errs = append(errs, validateClusterRule(r.Name, r.Action, r.Protocols, at)...)
-		errs = append(errs, between1And25(len(r.From), at.Child("from"))...)
+		errs = append(errs, validateClusterRule(limit, r.Name, r.Action, r.Protocols, at)...)
+		errs = append(errs, oneTo(limit, len(r.From), at.Child("from"))...)
 		for j, p := range r.From {
 			at := at.Child("from").Index(j)
 			errs = append(errs, exactlyOne(at, p.Namespaces != nil, p.Pods != nil)...)
 			errs = append(errs, validatePodsPeer(p.Namespaces, p.Pods, at)...)
 		}
 	}
-	errs = append(errs, atMost(len(s.Egress), spec.Child("egress"))...)
+	errs = append(errs, atMost(limit, len(s.Egress), spec.Child("egress"))...)
 	for i, r := range s.Egress {
 		at := spec.Child("egress").Index(i)
-		errs = append(errs, validateClusterRule(r.Name, r.Action, r.Protocols, at)...)
-		errs = append(errs, between1And25(len(r.To), at.Child("to"))...)
+		errs = append(errs, validateClusterRule(limit, r.Name, r.Action, r.Protocols, at)...)
+		errs = append(errs, oneTo(limit, len(r.To), at.Child("to"))...)
 		named := false
 		for _, p := range r.Protocols {
 			named = named || p.DestinationNamedPort != ""
@@ -61,7 +65,7 @@ func validateEgressPeer(p *policyv1alpha2.ClusterNetworkPolicyEgressPeer, action
 		errs = append(errs, validateSelector(p.Nodes, at.Child("nodes"))...)
 	}
 	if p.Networks != nil {
-		errs = append(errs, between1And25(len(p.Networks), at.Child("networks"))...)
+		errs = append(errs, oneTo(maxClusterItems, len(p.Networks), at.Child("networks"))...)
 	}
 	errs = append(errs, unique(p.Networks, at.Child("networks"))...)
 	for i, n := range p.Networks {
@@ -70,7 +74,7 @@ func validateEgressPeer(p *policyv1alpha2.ClusterNetworkPolicyEgressPeer, action
 		}
 	}
 	if p.DomainNames != nil {
-		errs = append(errs, between1And25(len(p.DomainNames), at.Child("domainNames"))...)
+		errs = append(errs, oneTo(maxClusterItems, len(p.DomainNames), at.Child("domainNames"))...)
 		if action != policyv1alpha2.ClusterNetworkPolicyRuleActionAccept {
 			errs = append(errs, field.Forbidden(at.Child("domainNames"), "domainNames is only supported for Accept rules"))
 		}
@@ -98,14 +102,14 @@ func validatePodsPeer(namespaces *metav1.LabelSelector, pods *policyv1alpha2.Nam
 	return errs
 }
 
-func validateClusterRule(name string, action policyv1alpha2.ClusterNetworkPolicyRuleAction, protocols []policyv1alpha2.ClusterNetworkPolicyProtocol, at *field.Path) (errs field.ErrorList) {
+func validateClusterRule(limit int, name string, action policyv1alpha2.ClusterNetworkPolicyRuleAction, protocols []policyv1alpha2.ClusterNetworkPolicyProtocol, at *field.Path) (errs field.ErrorList) {
 	if utf8.RuneCountInString(name) > 100 {
 		errs = append(errs, field.TooLong(at.Child("name"), "", 100))
 	}
 	errs = append(errs, oneOf(action, at.Child("action"), policyv1alpha2.ClusterNetworkPolicyRuleActionAccept,
 		policyv1alpha2.ClusterNetworkPolicyRuleActionDeny, policyv1alpha2.ClusterNetworkPolicyRuleActionPass)...)
 	if protocols != nil {
-		errs = append(errs, between1And25(len(protocols), at.Child("protocols"))...)
+		errs = append(errs, oneTo(limit, len(protocols), at.Child("protocols"))...)
 	}
 	for i, p := range protocols {
 		at := at.Child("protocols").Index(i)
@@ -167,16 +171,16 @@ func unique[T ~string](list []T, at *field.Path) (errs field.ErrorList) {
 	return errs
 }
 
-func atMost(n int, at *field.Path) field.ErrorList {
-	if n > maxClusterRules {
-		return field.ErrorList{field.TooMany(at, n, maxClusterRules)}
+func atMost(limit, n int, at *field.Path) field.ErrorList {
+	if n > limit {
+		return field.ErrorList{field.TooMany(at, n, limit)}
 	}
 	return nil
 }
 
-func between1And25(n int, at *field.Path) field.ErrorList {
+func oneTo(limit, n int, at *field.Path) field.ErrorList {
 	if n == 0 {
 		return field.ErrorList{field.Required(at, "must contain at least one item")}
 	}
-	return atMost(n, at)
+	return atMost(limit, n, at)
 }

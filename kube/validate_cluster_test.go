@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestClusterNetworkPolicyValidation has a case for each marker of the API
@@ -131,6 +133,84 @@ func TestClusterNetworkPolicyValidation(t *testing.T) {
 		{"named port to networks", egress("{action: Deny, to: [{networks: [10.0.0.0/8]}], protocols: [{destinationNamedPort: http}]}"), "spec.egress[0].to[0]: Forbidden: networks/nodes/domainNames peer cannot be set with namedPorts"},
 		{"named port to nodes", egress("{action: Deny, to: [{namespaces: {}}, {nodes: {}}], protocols: [{tcp: {destinationPort: {number: 1}}}, {destinationNamedPort: http}]}"), "spec.egress[0].to[1]: Forbidden: networks/nodes/domainNames peer cannot be set with namedPorts"},
 		{"named port to domain names", egress("{action: Accept, to: [{domainNames: [a.com]}], protocols: [{destinationNamedPort: http}]}"), "spec.egress[0].to[0]: Forbidden: networks/nodes/domainNames peer cannot be set with namedPorts"},
+	} {
+		t.Run(c.name, func(t *testing.T) { validates(t, c.in, c.want) })
+	}
+}
+
+// The policies of v1alpha1 are read as ClusterNetworkPolicies.
+func TestAdminNetworkPolicyIsConverted(t *testing.T) {
+	objs := load(t, `
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: p}
+spec:
+  priority: 7
+  subject: {namespaces: {matchLabels: {a: b}}}
+  ingress:
+  - {name: first, action: Allow, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {c: d}}}}], ports: [{portNumber: {port: 80}}, {portRange: {protocol: UDP, start: 5, end: 6}}, {namedPort: http}, {portNumber: {protocol: SCTP, port: 9}}]}
+  - {action: Pass, from: [{namespaces: {}}]}
+  egress:
+  - {action: Deny, to: [{networks: [10.0.0.0/8]}, {nodes: {}}]}
+  - {action: Allow, to: [{domainNames: [a.com]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec:
+  subject: {pods: {namespaceSelector: {}, podSelector: {}}}
+  ingress: [{action: Deny, from: [{namespaces: {}}]}]
+`)
+	want := load(t, `
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: p.adminnetworkpolicy, annotations: {podgate.dev/converted-from: AdminNetworkPolicy}}
+spec:
+  tier: Admin
+  priority: 7
+  subject: {namespaces: {matchLabels: {a: b}}}
+  ingress:
+  - {name: first, action: Accept, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {c: d}}}}], protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {destinationPort: {range: {start: 5, end: 6}}}}, {destinationNamedPort: http}, {sctp: {destinationPort: {number: 9}}}]}
+  - {action: Pass, from: [{namespaces: {}}]}
+  egress:
+  - {action: Deny, to: [{networks: [10.0.0.0/8]}, {nodes: {}}]}
+  - {action: Accept, to: [{domainNames: [a.com]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: default.baselineadminnetworkpolicy, annotations: {podgate.dev/converted-from: BaselineAdminNetworkPolicy}}
+spec:
+  tier: Baseline
+  priority: 0
+  subject: {pods: {namespaceSelector: {}, podSelector: {}}}
+  ingress: [{action: Deny, from: [{namespaces: {}}]}]
+`)
+	if len(objs) != len(want) {
+		t.Fatalf("got %d objects, want %d", len(objs), len(want))
+	}
+	for i := range want {
+		if diff := cmp.Diff(want[i].API, objs[i].API); diff != "" {
+			t.Errorf("want (-), got (+):\n%s", diff)
+		}
+	}
+
+	old := func(kind, name, rule string) string {
+		return "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: " + kind + "\nmetadata: {name: " + name + "}\nspec: {priority: 1, subject: {namespaces: {}}, ingress: [" + rule + "]}"
+	}
+	baseline := func(name, rule string) string {
+		return strings.Replace(old("BaselineAdminNetworkPolicy", name, rule), "priority: 1, ", "", 1)
+	}
+	const from = "from: [{namespaces: {}}]"
+	for _, c := range []struct{ name, in, want string }{
+		{"100 rules", old("AdminNetworkPolicy", "p", strings.Repeat("{action: Deny, "+from+"}, ", 100)), ""},
+		{"101 rules", old("AdminNetworkPolicy", "p", strings.Repeat("{action: Deny, "+from+"}, ", 101)), "spec.ingress: Too many: 101: must have at most 100 items"},
+		{"action of v1alpha2", old("AdminNetworkPolicy", "p", "{action: Accept, "+from+"}"), `spec.ingress[0].action: Unsupported value: "Accept (here it is Allow)"`},
+		{"baseline Pass", baseline("default", "{action: Pass, "+from+"}"), `spec.ingress[0].action: Unsupported value: "Pass (not in a BaselineAdminNetworkPolicy)"`},
+		{"baseline of another name", baseline("other", "{action: Deny, "+from+"}"), "metadata.name: Invalid value: \"other.baselineadminnetworkpolicy\": Only one baseline admin network policy"},
+		{"port of nothing", old("AdminNetworkPolicy", "p", "{action: Deny, "+from+", ports: [{}]}"), "spec.ingress[0].protocols[0]: Required value: exactly one field must be set"},
+		{"port of two", old("AdminNetworkPolicy", "p", "{action: Deny, "+from+", ports: [{portNumber: {port: 1}, namedPort: http}]}"), "spec.ingress[0].protocols[0]: Forbidden: exactly one field must be set"},
+		{"ports empty", old("AdminNetworkPolicy", "p", "{action: Deny, "+from+", ports: []}"), "spec.ingress[0].protocols: Required value: must contain at least one item"},
+		{"protocol", old("AdminNetworkPolicy", "p", "{action: Deny, "+from+", ports: [{portNumber: {protocol: ICMP, port: 1}}]}"), "spec.ingress[0].protocols[0]: Required value: exactly one field must be set"},
 	} {
 		t.Run(c.name, func(t *testing.T) { validates(t, c.in, c.want) })
 	}
