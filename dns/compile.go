@@ -52,7 +52,7 @@ func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
 		z.kube.inLabels != "" && !same(prev.source.namespaces, z.source.namespaces) {
 		prev = &Zone{}
 	}
-	z.compileServices(prev)
+	z.compileServices(prev, st)
 	z.compileNamespaces(prev)
 	z.compilePods(prev)
 	z.compileStatic(uint32(st.Generation), cfg)
@@ -60,21 +60,19 @@ func Compile(prev *Zone, st *kube.State, cfg Config) *Zone {
 }
 
 // compileServices compiles the Services that changed themselves or in their endpoints.
-func (z *Zone) compileServices(prev *Zone) {
+func (z *Zone) compileServices(prev *Zone, st *kube.State) {
 	dirty := map[kube.Name]struct{}{}
-	for name := range changed(prev.source.services, z.source.services) {
-		dirty[name] = struct{}{}
-	}
+	kube.Diff(st, prev.source.services, z.source.services, func(name kube.Name, _, _ *corev1.Service) { dirty[name] = struct{}{} })
 	slicesOf := prev.slicesOf.edit()
-	for name, change := range changed(prev.endpoints, z.endpoints) {
-		for _, es := range []*discoveryv1.EndpointSlice{change.old, change.new} {
+	kube.Diff(st, prev.endpoints, z.endpoints, func(name kube.Name, old, now *discoveryv1.EndpointSlice) {
+		for _, es := range []*discoveryv1.EndpointSlice{old, now} {
 			if es == nil {
 				continue
 			}
 			of := kube.Name{Namespace: name.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
 			dirty[of] = struct{}{}
 			have := slicesOf.get(of)
-			if es == change.old {
+			if es == old {
 				have = slices.DeleteFunc(slices.Clone(have), func(x *discoveryv1.EndpointSlice) bool { return x == es })
 			} else {
 				have = append(slices.Clip(have), es)
@@ -85,7 +83,7 @@ func (z *Zone) compileServices(prev *Zone) {
 				slicesOf.set(of, have)
 			}
 		}
-	}
+	})
 	services, pointers := prev.services.edit(), pointersEdit{prev.pointers.edit(), map[netip.Addr]bool{}}
 	for name := range dirty {
 		key := name.Name + "." + name.Namespace
@@ -494,28 +492,6 @@ func deref[T any](p *T) (v T) {
 		v = *p
 	}
 	return v
-}
-
-// change is what became of one object; nil where there is none.
-type change[T any] struct{ old, new *T }
-
-// changed yields the objects of two states that differ.
-func changed[T any](before, after map[kube.Name]*T) func(yield func(kube.Name, change[T]) bool) {
-	return func(yield func(kube.Name, change[T]) bool) {
-		if same(before, after) {
-			return
-		}
-		for name, o := range after {
-			if old := before[name]; old != o && !yield(name, change[T]{old, o}) {
-				return
-			}
-		}
-		for name, old := range before {
-			if _, ok := after[name]; !ok && !yield(name, change[T]{old, nil}) {
-				return
-			}
-		}
-	}
 }
 
 // same reports whether two maps are one: a State shares the maps of which nothing changed.

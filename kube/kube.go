@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unsafe"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -81,6 +82,8 @@ type State struct {
 	Interfaces         map[Name]*Interfaces
 
 	Problems []Problem // sorted by object
+
+	steps map[unsafe.Pointer]any // of maps that changed, by their identity: *step
 }
 
 // Config is what a cluster's administrator would have chosen. The zero value

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -426,7 +427,10 @@ func (s *Store) publish() {
 
 // taking is a walk over the tables. It finds whether any has news; or it shares
 // them with a State and finds whether that differs from the one before.
-type taking struct{ shares, changed bool }
+type taking struct {
+	shares, changed bool
+	steps           map[unsafe.Pointer]any
+}
 
 func (s *Store) take(st *State, t *taking) {
 	take(t, &st.Namespaces, &s.next.namespaces)
@@ -460,7 +464,10 @@ func (s *Store) take(st *State, t *taking) {
 func take[K comparable, V any](t *taking, to *map[K]V, from *table[K, V]) {
 	if t.shares {
 		t.changed = t.changed || from.dirty
-		*to = from.share()
+		m, s := from.share()
+		if *to = m; s != nil {
+			t.steps[identity(m)] = s
+		}
 		return
 	}
 	t.changed = t.changed || from.news
@@ -482,8 +489,9 @@ func (s *Store) State() *State {
 }
 
 func (s *Store) current() *State {
-	st, t := *s.state, taking{shares: true}
+	st, t := *s.state, taking{shares: true, steps: map[unsafe.Pointer]any{}}
 	s.take(&st, &t)
+	st.steps = t.steps
 	if s.next.problems {
 		st.Problems = slices.Clone(s.loading)
 		for _, ps := range s.problems {

@@ -8,14 +8,29 @@ type table[K comparable, V any] struct {
 	m     map[K]V
 	dirty bool // m is a copy of what the last State has, and differs
 	news  bool // it changed since subscribers were last woken
+
+	last    map[K]V // what the last State has, while dirty
+	touched []K     // since then; more than maxTouched are not counted
 }
 
-func (t *table[K, V]) own() {
+// step is how a map came from that of the State before: only keys may differ.
+type step[K comparable, V any] struct {
+	from map[K]V
+	keys []K
+}
+
+// maxTouched is up to how many keys it is worth while to remember.
+const maxTouched = 1000
+
+func (t *table[K, V]) own(k K) {
 	t.news = true
 	if t.dirty {
+		if len(t.touched) <= maxTouched {
+			t.touched = append(t.touched, k)
+		}
 		return
 	}
-	t.dirty = true
+	t.dirty, t.last, t.touched = true, t.m, []K{k}
 	if t.m == nil {
 		t.m = map[K]V{}
 	} else {
@@ -24,24 +39,29 @@ func (t *table[K, V]) own() {
 }
 
 func (t *table[K, V]) set(k K, v V) {
-	t.own()
+	t.own(k)
 	t.m[k] = v
 }
 
 func (t *table[K, V]) delete(k K) {
 	if _, ok := t.m[k]; ok {
-		t.own()
+		t.own(k)
 		delete(t.m, k)
 	}
 }
 
-// share returns the map, which is then copied before it changes again.
-func (t *table[K, V]) share() map[K]V {
-	t.dirty = false
+// share returns the map, which is then copied before it changes again, and how it
+// came about, if that is known.
+func (t *table[K, V]) share() (map[K]V, *step[K, V]) {
+	var s *step[K, V]
+	if t.dirty && len(t.touched) <= maxTouched {
+		s = &step[K, V]{t.last, t.touched}
+	}
+	t.dirty, t.last, t.touched = false, nil, nil
 	if t.m == nil {
 		t.m = map[K]V{}
 	}
-	return t.m
+	return t.m, s
 }
 
 // labelIndex finds the objects of a namespace that carry a label.

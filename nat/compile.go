@@ -78,7 +78,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 	}
 
 	publish := !slices.Equal(t.nodes, prev.nodes) || !slices.Equal(t.hosts, prev.hosts)
-	for o := range t.changed(prev) {
+	for o := range t.changed(prev, st) {
 		old := prev.services.get(o)
 		now := t.compile(o, old)
 		t.replace(o, old, now)
@@ -101,12 +101,12 @@ func cloneOf[K comparable](m map[K]bool) map[K]bool {
 }
 
 // changed finds whom to compile again, and brings byService up to date.
-func (t *Table) changed(prev *Table) map[owner]bool {
+func (t *Table) changed(prev *Table, st *kube.State) map[owner]bool {
 	dirty := map[owner]bool{}
-	kube.Diff(prev.inputs.services, t.inputs.services, func(n kube.Name, _, _ *corev1.Service) {
+	kube.Diff(st, prev.inputs.services, t.inputs.services, func(n kube.Name, _, _ *corev1.Service) {
 		dirty[owner{Name: n}] = true
 	})
-	kube.Diff(prev.inputs.slices, t.inputs.slices, func(_ kube.Name, old, now *discoveryv1.EndpointSlice) {
+	kube.Diff(st, prev.inputs.slices, t.inputs.slices, func(_ kube.Name, old, now *discoveryv1.EndpointSlice) {
 		for _, s := range []*discoveryv1.EndpointSlice{old, now} {
 			if n, ok := serviceOf(s); ok {
 				dirty[owner{Name: n}] = true
@@ -114,7 +114,7 @@ func (t *Table) changed(prev *Table) map[owner]bool {
 			}
 		}
 	})
-	kube.Diff(prev.inputs.pods, t.inputs.pods, func(n kube.Name, old, now *corev1.Pod) {
+	kube.Diff(st, prev.inputs.pods, t.inputs.pods, func(n kube.Name, old, now *corev1.Pod) {
 		if hasHostPorts(old) || hasHostPorts(now) {
 			dirty[owner{n, true}] = true
 		}

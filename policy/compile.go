@@ -57,7 +57,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 // readPolicies compiles the policies whose text changed.
 func (e *edit) readPolicies(prev *inputs) {
 	renodes := false
-	kube.Diff(prev.nodes, e.inputs.nodes, func(string, *corev1.Node, *corev1.Node) { renodes = true })
+	kube.Diff(e.st, prev.nodes, e.inputs.nodes, func(string, *corev1.Node, *corev1.Node) { renodes = true })
 	read := func(n kube.Name, now metav1.Object, spec any, compile func() *compiled) {
 		old := e.inputs.compiled[n]
 		if old == nil || old.Audit != audit(now) || !reflect.DeepEqual(old.spec, spec) || renodes && old.Tier != Namespaced {
@@ -71,7 +71,7 @@ func (e *edit) readPolicies(prev *inputs) {
 			e.setCompiled(n, nil)
 		}
 	}
-	kube.Diff(prev.policies, e.inputs.policies, func(n kube.Name, _, now *networkingv1.NetworkPolicy) {
+	kube.Diff(e.st, prev.policies, e.inputs.policies, func(n kube.Name, _, now *networkingv1.NetworkPolicy) {
 		if now == nil {
 			e.setCompiled(n, nil)
 		} else {
@@ -86,7 +86,7 @@ func (e *edit) readPolicies(prev *inputs) {
 			read(n, now, &now.Spec, func() *compiled { return e.compileCluster(now) })
 		}
 	}
-	kube.Diff(prev.cluster, e.inputs.cluster, cluster)
+	kube.Diff(e.st, prev.cluster, e.inputs.cluster, cluster)
 	if renodes {
 		for name, now := range e.inputs.cluster {
 			cluster(name, nil, now)
@@ -438,9 +438,9 @@ type compiled struct {
 // whose namespace.
 func changedPods(prev *inputs, st *kube.State) map[kube.Name]bool {
 	changed := map[kube.Name]bool{}
-	kube.Diff(prev.pods, st.Pods, func(n kube.Name, _, _ *corev1.Pod) { changed[n] = false })
+	kube.Diff(st, prev.pods, st.Pods, func(n kube.Name, _, _ *corev1.Pod) { changed[n] = false })
 	relabelled := map[string]bool{}
-	kube.Diff(prev.namespaces, st.Namespaces, func(n string, old, now *corev1.Namespace) {
+	kube.Diff(st, prev.namespaces, st.Namespaces, func(n string, old, now *corev1.Namespace) {
 		if old == nil || now == nil || !maps.Equal(old.Labels, now.Labels) {
 			relabelled[n] = true
 		}
