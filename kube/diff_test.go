@@ -31,7 +31,12 @@ func TestDiffByStepsIsTheDifference(t *testing.T) {
 		func() {},
 		func() { s.Apply(many(0, 20, "a")) },
 		func() { s.Apply(many(3, 1, "b")); s.Apply(many(3, 1, "c")); s.Apply(many(4, 1, "b")) },
-		func() { s.Delete(many(5, 2, "a")); s.Apply(many(6, 1, "new")); s.Apply(many(90, 1, "x")); s.Delete(many(90, 1, "x")) },
+		func() {
+			s.Delete(many(5, 2, "a"))
+			s.Apply(many(6, 1, "new"))
+			s.Apply(many(90, 1, "x"))
+			s.Delete(many(90, 1, "x"))
+		},
 		func() { s.Apply(many(0, 20, "a")) },
 		func() { s.Apply(many(100, maxTouched+5, "a")) },
 		func() { s.Delete(many(100, 1, "a")) },
