@@ -71,13 +71,24 @@ func (s *Server) respond(from netip.Addr, wire, out []byte, udp bool) (answer []
 	good := false
 	q.options, good = readOptions(q.opt)
 	cookieOnly := len(q.Question) == 0 && q.cookie != nil
-	if err != nil || len(q.Question) != 1 && !cookieOnly || opts > 1 || !good {
+	if err != nil || !whole(q.Msg, wire) || len(q.Question) != 1 && !cookieOnly || opts > 1 || !good {
 		return s.refuse(q, wire, dns.RcodeFormatError), nil
 	}
 	if cookieOnly {
 		return s.pack(q, s.reply(q, s.cookieCode(q)), out), nil
 	}
 	return s.decide(q, out)
+}
+
+// whole says whether a message has all that its header counts, which Unpack does
+// not insist on.
+func whole(m *dns.Msg, wire []byte) bool {
+	for i, n := range []int{len(m.Question), len(m.Answer), len(m.Ns), len(m.Extra)} {
+		if int(binary.BigEndian.Uint16(wire[4+2*i:])) != n {
+			return false
+		}
+	}
+	return len(m.Question) == 0 || m.Question[0].Qtype != dns.TypeNone && m.Question[0].Qclass != 0
 }
 
 // decide answers a sound query.
