@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
@@ -325,5 +326,37 @@ func TestIdentity(t *testing.T) {
 			t.Errorf("containers %s and %s: both pod %q", id, other, name)
 		}
 		seen[name] = id
+	}
+}
+
+// The examples are configurations that the plugin takes.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("../examples/cni/*.conflist")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no examples", err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list struct {
+			CNIVersion, Name string
+			Plugins          []map[string]any
+		}
+		if err := json.Unmarshal(data, &list); err != nil {
+			t.Errorf("%s: %v", f, err)
+			continue
+		}
+		for _, p := range list.Plugins {
+			if p["type"] != "podgate-cni" {
+				continue
+			}
+			p["cniVersion"], p["name"] = list.CNIVersion, list.Name
+			conf, _ := json.Marshal(p)
+			if _, err := load(&skel.CmdArgs{StdinData: conf}, true); err != nil {
+				t.Errorf("%s: %v", f, err)
+			}
+		}
 	}
 }

@@ -294,11 +294,12 @@ func (g *gateway) awaitPods(ctx context.Context, say func(string)) error {
 const readyGrace = 6 * time.Second
 
 // podProgress lists pods that are not started, and those started but not ready,
-// each with the reason. A pod whose sandbox cannot be made is a failure.
+// each with the reason. A pod whose sandbox cannot be made is a failure. Attached
+// pods are somebody else's to start.
 func podProgress(st *kube.State) (pending, unready []string, failed error) {
 	for _, n := range sortedNames(st.Pods) {
 		p := st.Pods[n]
-		if kube.IsLocal(p) || p.DeletionTimestamp != nil {
+		if kube.IsLocal(p) || kube.IsAttached(p) || p.DeletionTimestamp != nil {
 			continue
 		}
 		why := podStatus(p)
