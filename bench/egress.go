@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/songgao/water"
+	"github.com/vishvananda/netlink"
 
 	"podgate/stack/link/ns"
 )
@@ -245,11 +245,9 @@ func (e *egressRig) gvproxy() error {
 		return err
 	}
 	err = pod.Do(func() error {
-		tap, err := water.New(water.Config{DeviceType: water.TAP, PlatformSpecificParams: water.PlatformSpecificParams{Name: "eth0", Persist: true}})
-		if err != nil {
-			return err
-		}
-		return tap.Close()
+		tap := &netlink.Tuntap{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_DEFAULTS}
+		tap.Name = "eth0"
+		return netlink.LinkAdd(tap)
 	})
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) {
 		e.missing = append(e.missing, absence{name, err.Error()})

@@ -39,7 +39,7 @@ type AttachRequest struct {
 	Container string `json:"container"`
 	IfName    string `json:"ifName"`
 	Network   string `json:"network,omitempty"` // of CNI; empty: attached by hand
-	Netns     string `json:"netns,omitempty"`   // path of the namespace, where the client is
+	Netns     string `json:"netns,omitempty"`   // path of the namespace, where the client is; or of a machine's socket
 
 	Namespace string            `json:"namespace"`
 	Pod       string            `json:"pod"`

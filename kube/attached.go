@@ -35,6 +35,9 @@ type Attachment struct {
 	Labels map[string]string
 	Ports  []corev1.ContainerPort // hostPorts
 	Addrs  []netip.Addr           // as wanted; none: one of each pod CIDR
+	// Own says which addresses the pod makes for itself of those that it would be
+	// given (RFC 4862): outside of what is ever given. nil: it takes them.
+	Own func(given []netip.Addr) []netip.Addr
 }
 
 // Attach puts a pod into the State whose namespace is somebody else's, with
@@ -60,6 +63,11 @@ func (s *Store) Attach(a Attachment) (*corev1.Pod, error) {
 		var err error
 		if a.Addrs, err = s.podAddresses.take(); err != nil {
 			return nil, err
+		}
+		if a.Own != nil {
+			own := a.Own(a.Addrs)
+			s.podAddresses.free(slices.DeleteFunc(a.Addrs, func(given netip.Addr) bool { return slices.Contains(own, given) }))
+			a.Addrs = own
 		}
 	} else if err := s.reserveAddresses(a.Addrs); err != nil {
 		return nil, err

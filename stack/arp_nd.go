@@ -1,6 +1,10 @@
 package stack
 
-import "podgate/stack/packet"
+import (
+	"net/netip"
+
+	"podgate/stack/packet"
+)
 
 // Theory of operation
 //
@@ -52,6 +56,7 @@ func (w *worker) nd(in *port, p *packet.Packet) {
 		n.HasLinkAddr && !in.Local && n.LinkAddr != in.MAC,
 		n.Type == packet.ICMPv6NA && !mine(n.Target):
 		w.drop(in, p, SpoofedND)
+	case n.Type == packet.ICMPv6RS && w.advertise(in, p):
 	case n.Type != packet.ICMPv6NS || mine(n.Target) && !in.Local:
 		w.drop(in, p, NDIgnored)
 	default:
@@ -69,7 +74,8 @@ func (w *worker) nd(in *port, p *packet.Packet) {
 func (w *worker) macOf(in *port, a packet.Addr) (packet.MAC, bool) {
 	at := w.snap.owner[a]
 	switch {
-	case w.snap.own[a] && !in.Local && in.segment == 0, w.snap.gateways[a] != nil && w.snap.gateways[a].id == in.segment:
+	case a == linkLocal(w.snap.gatewayMAC) && !in.Local, // who advertises
+		w.snap.own[a] && !in.Local && in.segment == 0, w.snap.gateways[a] != nil && w.snap.gateways[a].id == in.segment:
 		return w.snap.gatewayMAC, true
 	case at == nil || at.id == in.id || at.Local || at.segment != in.segment && !in.Local:
 		return packet.MAC{}, false
@@ -80,6 +86,6 @@ func (w *worker) macOf(in *port, a packet.Addr) (packet.MAC, bool) {
 
 // linkLocal is the address that a kernel gives an interface by its MAC
 // (RFC 4291, appendix A).
-func linkLocal(m packet.MAC) packet.Addr {
-	return packet.Addr{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}
-}
+func linkLocal(m packet.MAC) packet.Addr { return packet.EUI64(linkLocalNet, m) }
+
+var linkLocalNet = netip.MustParseAddr("fe80::")

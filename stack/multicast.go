@@ -5,7 +5,7 @@ import (
 	"podgate/stack/packet"
 )
 
-// UDP ports of DHCP, which is not served: pods have their addresses.
+// UDP ports of DHCP: see autoconf.go. That of IPv6 is not served.
 const (
 	dhcpServer, dhcpClient     = 67, 68
 	dhcpv6Server, dhcpv6Client = 547, 546
@@ -20,6 +20,10 @@ const (
 func (w *worker) group(in *port, p *packet.Packet) {
 	if p.IsND() {
 		w.nd(in, p)
+		return
+	}
+	if p.Proto == packet.UDP && p.DstPort == dhcpServer && p.Dst.IsBroadcast() && !in.Local && !p.Fragment() {
+		w.dhcp(in, p)
 		return
 	}
 	if r := w.mayFlood(in, p); r != None {
@@ -69,7 +73,7 @@ func (w *worker) mayFlood(in *port, p *packet.Packet) Reason {
 	switch {
 	case in.has(p.Src):
 	case p.Src.IsUnspecified():
-		return MulticastNotServed // DHCP
+		return MulticastNotServed
 	case p.Src != linkLocal(in.MAC):
 		return SpoofedIP
 	case in.addrOf(p.Dst) == packet.Addr{}:

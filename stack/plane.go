@@ -36,6 +36,8 @@ type Config struct {
 	ErrorRate       int           // ICMP errors and resets made by the gateway, a second and port; 1000
 	Answerer        Answerer      // answers UDP to AnswerAt in the data path; nil: nobody does
 	AnswerAt        []netip.AddrPort
+	Nameservers     []netip.Addr // that DHCP and router advertisements name
+	Domain          string       // of the cluster, likewise; empty: none is named
 	Log             *slog.Logger // slog.DiscardHandler
 	Now             func() int64 // nanoseconds, never going back; the wall clock at start plus the monotonic clock
 }

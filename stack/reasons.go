@@ -20,6 +20,7 @@ const (
 	NDAnswered
 	EchoAnswered
 	DNSAnswered
+	DHCPAnswered
 
 	// Classify.
 	SpoofedMAC
@@ -31,6 +32,9 @@ const (
 	NDIgnored
 	NDUnknown
 	WrongMAC
+	BadDHCP
+	SpoofedDHCP
+	DHCPIgnored
 	MulticastNotServed
 	MulticastLimited
 	FragmentOrphan
@@ -119,6 +123,7 @@ var reasons = [malformed]struct {
 	NDAnswered:           {"nd-answered", answered, 0},
 	EchoAnswered:         {"echo-answered", answered, 0},
 	DNSAnswered:          {"dns-answered", answered, 0},
+	DHCPAnswered:         {"dhcp-answered", answered, 0},
 	SpoofedMAC:           {"spoofed-mac", dropped, 0},
 	SpoofedIP:            {"spoofed-ip", dropped, 0},
 	SpoofedARP:           {"spoofed-arp", dropped, 0},
@@ -128,6 +133,9 @@ var reasons = [malformed]struct {
 	NDIgnored:            {"nd-ignored", dropped, 0},
 	NDUnknown:            {"nd-unknown", dropped, 0},
 	WrongMAC:             {"wrong-mac", dropped, 0},
+	BadDHCP:              {"bad-dhcp", dropped, 0},
+	SpoofedDHCP:          {"spoofed-dhcp", dropped, 0},
+	DHCPIgnored:          {"dhcp-ignored", dropped, 0},
 	MulticastNotServed:   {"multicast-not-served", dropped, 0},
 	MulticastLimited:     {"multicast-limited", dropped, 0},
 	FragmentOrphan:       {"fragment-orphan", dropped, 0},

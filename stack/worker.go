@@ -200,6 +200,9 @@ func (w *worker) frame(in *port, a *arrival) {
 		if w.icmp(in, p) {
 			return
 		}
+	case p.DstPort == dhcpServer && p.Proto == packet.UDP && w.snap.isOwn(p.Dst) && !in.Local:
+		w.dhcp(in, p)
+		return
 	}
 	w.unicast(in, p, a.hash)
 }

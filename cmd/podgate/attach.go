@@ -59,8 +59,11 @@ func (g *gateway) attach(_ context.Context, p *corev1.Pod, nic pod.NIC) error {
 }
 
 func openNIC(nic pod.NIC, name kube.Name) (link.Device, error) {
-	if nic.Kind == pod.TAP {
+	switch nic.Kind {
+	case pod.TAP:
 		return link.OpenTAPFD(nic.FD, name.String())
+	case link.Stream, link.Dgram:
+		return link.OpenQEMU(nic.FD, name.String())
 	}
 	return link.OpenVethFD(nic.FD, name.String())
 }

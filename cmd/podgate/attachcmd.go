@@ -20,6 +20,7 @@ import (
 
 	"podgate/cni"
 	"podgate/control"
+	"podgate/stack/link"
 )
 
 // enteredEnv is the instance's socket, for the command as it runs again within a
@@ -31,7 +32,8 @@ func newAttachCmd() *cobra.Command {
 		Use:   "attach [NS/]NAME (--netns PATH | --pid PID)",
 		Short: "Make a pod of a network namespace that somebody else made",
 		Long: `Make a pod of a network namespace that somebody else made: a container's, a
-virtual machine's, or one of "ip netns" or "unshare -Urn". It gets an interface and
+virtual machine's, or one of "ip netns" or "unshare -Urn"; or of the network card of
+a virtual machine, which gets its addresses by DHCP and router advertisements. It gets an interface and
 addresses, and is in Services, policies and names like any pod, until
 "podgate detach" or the end of the instance. What runs in it is not podgate's.
 
@@ -53,11 +55,28 @@ made the user namespace that it belongs to (then with --pid).`,
 	f.StringVar(&q.MAC, "mac", "", "Ethernet `ADDRESS`, instead of one that follows from the IP address")
 	f.IntVar(&q.MTU, "mtu", 0, "of the interface, in `BYTES`; pods.mtu")
 	f.StringVar(&q.Kind, "kind", "", "`tap` or veth; a TAP where /dev/net/tun can be opened")
+	socket := f.String("socket", "", "of a virtual machine: `stream:PATH or dgram:PATH` of a unix socket that podgate is to make")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q.Namespace, q.Pod = podName(*ns, args[0])
+		given := 0
+		for _, g := range []bool{*netns != "", *pid != 0, *socket != ""} {
+			if g {
+				given++
+			}
+		}
 		switch {
-		case (*netns == "") == (*pid == 0):
-			return usageError{errors.New("attach: give --netns PATH or --pid PID")}
+		case given != 1:
+			return usageError{errors.New("attach: give one of --netns PATH, --pid PID and --socket KIND:PATH")}
+		case *socket != "":
+			kind, path, _ := strings.Cut(*socket, ":")
+			if kind != link.Stream && kind != link.Dgram || path == "" {
+				return usageError{fmt.Errorf("attach: --socket %q: must be stream:PATH or dgram:PATH", *socket)}
+			}
+			path, err := filepath.Abs(path)
+			if err != nil {
+				return err
+			}
+			q.Kind, q.Netns = kind, path
 		case *pid != 0:
 			q.Netns = fmt.Sprintf("/proc/%d/ns/net", *pid)
 		default:
@@ -74,6 +93,9 @@ made the user namespace that it belongs to (then with --pid).`,
 			q.Addrs = append(q.Addrs, a)
 		}
 		q.Container = q.Namespace + "/" + q.Pod
+		if *socket != "" {
+			return attachSocket(cmd, q)
+		}
 		return attachByHand(cmd, q, *pid)
 	}
 	return cmd
@@ -140,11 +162,47 @@ func attachByHand(cmd *cobra.Command, q control.AttachRequest, pid int) error {
 	if err != nil {
 		return explain(err, name)
 	}
+	return sayAttached(cmd, q, plan, nic.Kind)
+}
+
+func sayAttached(cmd *cobra.Command, q control.AttachRequest, plan control.AttachPlan, kind string) error {
 	var addrs []string
 	for _, p := range plan.Addrs {
 		addrs = append(addrs, p.Addr().String())
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "pod/%s attached in namespace %s: %s %s (%s)\n", q.Pod, q.Namespace, q.IfName, strings.Join(addrs, " "), nic.Kind)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "pod/%s attached in namespace %s: %s %s (%s)\n", q.Pod, q.Namespace, q.IfName, strings.Join(addrs, " "), kind)
+	return err
+}
+
+// attachSocket makes a socket that a virtual machine's card connects to.
+func attachSocket(cmd *cobra.Command, q control.AttachRequest) error {
+	c, name, err := client(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), byHandTime)
+	defer cancel()
+	f, err := link.ListenQEMU(q.Kind, q.Netns)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var plan control.AttachPlan
+	err = c.Attach(ctx, q, func(p control.AttachPlan) (control.NIC, error) {
+		plan = p
+		return control.NIC{Kind: q.Kind, File: f}, nil
+	})
+	if err != nil {
+		return errors.Join(explain(err, name), os.Remove(q.Netns))
+	}
+	if err := sayAttached(cmd, q, plan, q.Kind+" socket "+q.Netns); err != nil {
+		return err
+	}
+	peer := "-netdev stream,id=n0,server=off,addr.type=unix,addr.path=" + q.Netns
+	if q.Kind == link.Dgram {
+		peer = "-netdev dgram,id=n0,local.type=unix,local.path=" + q.Netns + ".vm,remote.type=unix,remote.path=" + q.Netns
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "for QEMU: %s -device virtio-net-pci,netdev=n0,mac=%s\n", peer, plan.MAC)
 	return err
 }
 

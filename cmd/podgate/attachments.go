@@ -185,8 +185,8 @@ func checkAttach(q control.AttachRequest, cfg config) error {
 	if q.MTU != 0 && (q.MTU < 576 || q.MTU > 65520) {
 		return fmt.Errorf("MTU %d: must be between 576 and 65520", q.MTU)
 	}
-	if !slices.Contains([]string{"", cni.TAP, cni.Veth}, q.Kind) {
-		return fmt.Errorf("kind %q is neither tap nor veth", q.Kind)
+	if !slices.Contains([]string{"", cni.TAP, cni.Veth, link.Stream, link.Dgram}, q.Kind) {
+		return fmt.Errorf("kind %q is none of tap, veth, stream and dgram", q.Kind)
 	}
 	if _, err := net.ParseMAC(q.MAC); q.MAC != "" && err != nil {
 		return fmt.Errorf("MAC %q: %w", q.MAC, err)
@@ -236,6 +236,11 @@ func (g *gateway) makeAttachment(ctx context.Context, a *attachment, build func(
 func (g *gateway) adopt(a *attachment) error {
 	q := &a.Request
 	made := kube.Attachment{Name: a.pod, UID: types.UID(q.UID), By: cmp.Or(q.Network, "hand"), Labels: q.Labels, Addrs: q.Addrs}
+	if isSocket(q.Kind) && len(q.Addrs) == 0 {
+		made.Own = func(given []netip.Addr) []netip.Addr {
+			return autoconfigured(g.cfg.Kube.PodCIDRs, given, macFor(*q, given))
+		}
+	}
 	for _, p := range q.HostPorts {
 		made.Ports = append(made.Ports, corev1.ContainerPort{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: protocols[strings.ToLower(p.Protocol)]})
 	}
@@ -248,10 +253,11 @@ func (g *gateway) adopt(a *attachment) error {
 	}
 	addrs := podFamilies(p)
 	q.Addrs = addrs
-	plan := control.AttachPlan{MAC: q.MAC, MTU: cmp.Or(q.MTU, g.cfg.MTU), Kind: cmp.Or(q.Kind, nicKind(g.cfg.Attach)), Nameservers: g.dnsService(), Domain: g.cfg.Kube.ClusterDomain, Waiting: g.attachments.waiting()}
-	if plan.MAC == "" {
-		plan.MAC = macOf(addrs).String()
+	mtu := g.cfg.MTU
+	if isSocket(q.Kind) {
+		mtu = min(mtu, 1500) // what a virtual machine's card has
 	}
+	plan := control.AttachPlan{MAC: macFor(*q, addrs).String(), MTU: cmp.Or(q.MTU, mtu), Kind: cmp.Or(q.Kind, nicKind(g.cfg.Attach)), Nameservers: g.dnsService(), Domain: g.cfg.Kube.ClusterDomain, Waiting: g.attachments.waiting()}
 	for _, addr := range addrs {
 		bits := addr.BitLen()
 		for _, c := range g.cfg.Kube.PodCIDRs {
@@ -268,6 +274,31 @@ func (g *gateway) adopt(a *attachment) error {
 	}
 	a.Plan = plan
 	return nil
+}
+
+// isSocket says whether the interface is a virtual machine's, in no namespace.
+func isSocket(kind string) bool { return kind == link.Stream || kind == link.Dgram }
+
+// macFor is the MAC that was asked for, or else that of the addresses.
+func macFor(q control.AttachRequest, addrs []netip.Addr) packet.MAC {
+	if mac, err := net.ParseMAC(q.MAC); err == nil && len(mac) == len(packet.MAC{}) {
+		return packet.MAC(mac)
+	}
+	return macOf(addrs)
+}
+
+// autoconfigured are addresses of which those that a machine makes of a prefix of
+// 64 bits and its MAC (RFC 4862) are so made.
+func autoconfigured(cidrs []netip.Prefix, given []netip.Addr, mac packet.MAC) []netip.Addr {
+	own := slices.Clone(given)
+	for i, a := range own {
+		for _, c := range cidrs {
+			if a.Is6() && c.Contains(a) && c.Bits() == 64 {
+				own[i] = packet.EUI64(c.Masked().Addr(), mac).Netip()
+			}
+		}
+	}
+	return own
 }
 
 func joinPrefixes(ps []netip.Prefix) string {

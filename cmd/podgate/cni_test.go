@@ -354,7 +354,7 @@ spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {
 		"podgate attach d --ifname eth1 --labels a=b/c --netns " + b.path:          "label a=b/c",
 		"podgate attach D --ifname eth1 --netns " + b.path:                         `pod name`,
 		"podgate attach d --netns /no/such":                                        "/no/such",
-		"podgate attach d":                                                         "--netns PATH or --pid PID",
+		"podgate attach d":                                                         "give one of --netns PATH",
 		"podgate detach nobody":                                                    "not attached",
 	} {
 		if r := s.run(line); r.code == 0 || !strings.Contains(r.errOut, want) {

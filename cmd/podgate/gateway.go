@@ -229,6 +229,7 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 		GatewayMAC: mac, GatewayAddrs: own.node, LocalAddrs: own.all(),
 		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, PortShare: g.cfg.FlowShare, Timeouts: g.cfg.Timeouts, Log: g.log,
 		Answerer: g.dns.Responder(), AnswerAt: answerAt,
+		Nameservers: g.dnsService(), Domain: g.cfg.Kube.ClusterDomain,
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,9 @@ import (
 // maxEth is the length of the longest Ethernet frame that a stream may announce.
 const maxEth = MaxFrame - packet.VnetHdrLen
 
+// maxSocketPath is the kernel's limit.
+const maxSocketPath = 107
+
 // socketBuffer is what a socket holds in each direction, in bytes.
 const socketBuffer = 4 << 20
 
@@ -46,6 +49,9 @@ func ListenQEMU(kind, path string) (*os.File, error) {
 	}
 	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() == os.ModeSocket && !answers(typ, path) {
 		os.Remove(path)
+	}
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("socket %s: the path is longer than %d bytes", path, maxSocketPath)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -101,7 +107,7 @@ type QEMU struct {
 }
 
 // OpenQEMU takes a socket as [ListenQEMU] makes them, which it owns from then on
-// unless it fails.
+// unless it fails; with Close its path goes too.
 func OpenQEMU(fd int, name string) (*QEMU, error) {
 	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
@@ -142,6 +148,11 @@ func (q *QEMU) Close() error {
 	}
 	q.closed = true
 	q.hangUp()
+	if sa, err := unix.Getsockname(q.fd); err == nil {
+		if u, ok := sa.(*unix.SockaddrUnix); ok && u.Name != "" {
+			os.Remove(u.Name)
+		}
+	}
 	return errors.Join(unix.Close(q.fd), unix.Close(q.more), unix.Close(q.epoll))
 }
 

@@ -1,5 +1,10 @@
 package packet
 
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
 // ND is a neighbour discovery message (RFC 4861, 4): a router solicitation,
 // neighbour solicitation or neighbour advertisement. Its addresses are the
 // packet's.
@@ -174,6 +179,57 @@ func BuildRS(buf []byte, mac MAC, ip Addr) Frame {
 	linkOption(b[rsLen:], optSourceLink, mac)
 	finishICMP(&t, b)
 	return f
+}
+
+// raLifetime is how long, in seconds, what an advertisement says holds: for as
+// long as can be said of a router (RFC 4861, 4.2), and for all the rest too, as
+// nobody advertises unasked.
+const raLifetime = 9000
+
+// BuildRA writes into buf the advertisement that answers p, a router solicitation,
+// from the router with mac: hosts make addresses of prefix, of 64 bits (RFC 4862),
+// and find names at the servers (RFC 8106).
+func BuildRA(buf []byte, p *Packet, mac MAC, prefix netip.Prefix, mtu int, servers []Addr) Frame {
+	dst, dstMAC := p.Src, p.SrcMAC()
+	if p.Src.IsUnspecified() {
+		dst = Addr{0: 0xff, 1: 2, 15: 1}
+		dstMAC = MulticastMAC(dst)
+	}
+	t := Tuple{Src: EUI64(netip.MustParseAddr("fe80::"), mac), Dst: dst, Proto: ICMPv6}
+	n := 16 + 8 + 8 + 32
+	if len(servers) > 0 {
+		n += 8 + 16*len(servers)
+	}
+	be := binary.BigEndian
+	f, b := newIP(buf, mac, dstMAC, t, 255, n)
+	b[0], b[4] = ICMPv6RA, 64
+	be.PutUint16(b[6:], raLifetime)
+	linkOption(b[16:], optSourceLink, mac)
+	o := b[24:]
+	o[0], o[1] = 5, 1
+	be.PutUint32(o[4:], uint32(mtu))
+	o = b[32:]
+	o[0], o[1], o[2], o[3] = 3, 4, 64, 0xc0 // on-link, autonomous
+	be.PutUint32(o[4:], raLifetime)
+	be.PutUint32(o[8:], raLifetime)
+	copy(o[16:], prefix.Masked().Addr().AsSlice())
+	if o = b[64:]; len(servers) > 0 {
+		o[0], o[1] = 25, uint8(1+2*len(servers))
+		be.PutUint32(o[4:], raLifetime)
+		for i, s := range servers {
+			copy(o[8+16*i:], s[:])
+		}
+	}
+	finishICMP(&t, b)
+	return f
+}
+
+// EUI64 is the address that an interface with that MAC has in a prefix of 64 bits
+// (RFC 4291, appendix A).
+func EUI64(prefix netip.Addr, m MAC) Addr {
+	a := AddrFrom(prefix)
+	copy(a[8:], []byte{m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+	return a
 }
 
 func linkOption(b []byte, kind uint8, mac MAC) {

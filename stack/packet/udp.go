@@ -24,8 +24,12 @@ func (p *Packet) UDPData() []byte {
 // destination to its source. buf has room for the headers (MaxBuilt without the
 // data is enough) and overlaps neither p's frame nor data.
 func BuildUDPReply(buf []byte, p *Packet, data []byte) Frame {
-	t := p.Tuple.Reverse()
-	f, b := newIP(buf, p.DstMAC(), p.SrcMAC(), t, 64, udpLen+len(data))
+	return BuildUDP(buf, p.DstMAC(), p.SrcMAC(), p.Tuple.Reverse(), data)
+}
+
+// BuildUDP writes into buf a datagram with data. buf is as for BuildUDPReply.
+func BuildUDP(buf []byte, src, dst MAC, t Tuple, data []byte) Frame {
+	f, b := newIP(buf, src, dst, t, 64, udpLen+len(data))
 	binary.BigEndian.PutUint16(b, t.SrcPort)
 	binary.BigEndian.PutUint16(b[2:], t.DstPort)
 	binary.BigEndian.PutUint16(b[4:], uint16(len(b)))
