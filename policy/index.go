@@ -324,10 +324,10 @@ func addrIndexOf(rules []*Rule, ranges []filed) (x addrIndex) {
 
 func (x *addrIndex) first(q *question) int32 {
 	best := int32(none)
-	cell := sort.Search(len(x.cells), func(i int) bool { return compareAddrs(x.cells[i], q.peer) > 0 }) - 1
-	if cell < 0 {
-		return best
+	if len(x.cells) == 0 || compareAddrs(q.peer, x.cells[0]) < 0 {
+		return best // most peers are pods, and most ranges elsewhere
 	}
+	cell := sort.Search(len(x.cells), func(i int) bool { return compareAddrs(x.cells[i], q.peer) > 0 }) - 1
 	for _, p := range x.holds[cell] {
 		best = min(best, p.first(q))
 	}

@@ -248,6 +248,47 @@ func TestAPI(t *testing.T) {
 	}
 }
 
+// Who has an address is subject and peer, ready or not; who has none yet, or gave
+// it back, is neither.
+func TestPodsOfAllPhases(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(p *corev1.Pod)
+		member bool
+	}{
+		{"running", func(p *corev1.Pod) {}, true},
+		{"pending, with an address", func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }, true},
+		{"unknown", func(p *corev1.Pod) { p.Status.Phase = corev1.PodUnknown }, true},
+		{"terminating", func(p *corev1.Pod) { p.DeletionTimestamp = ptr(metav1.Now()) }, true},
+		{"without address", func(p *corev1.Pod) { p.Status.PodIPs = nil }, false},
+		{"succeeded", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, false},
+		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			st := cluster()
+			apply(t, st, "shop/front", "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}")
+			apply(t, st, "shop/back", "{podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress]}")
+			before, _ := Compile(nil, st, Config{})
+			web, db := addrOf(st, "shop/web"), addrOf(st, "shop/db")
+			name := kube.Name{Namespace: "shop", Name: "db"}
+			pod := st.Pods[name].DeepCopy()
+			tt.change(pod)
+			st.Pods = maps.Clone(st.Pods)
+			st.Pods[name] = pod
+			after, _ := Compile(before, st, Config{})
+			if got := after.Pod(db) != nil; got != tt.member {
+				t.Errorf("subject: got %t, want %t", got, tt.member)
+			}
+			if got := !after.Judge(Ingress, after.Pod(db), web, packet.TCP, 80, 0).Allowed; got != tt.member {
+				t.Errorf("isolated: got %t, want %t", got, tt.member)
+			}
+			if got := after.Judge(Ingress, after.Pod(web), db, packet.TCP, 80, 0).Allowed; got != tt.member {
+				t.Errorf("peer: got %t, want %t", got, tt.member)
+			}
+		})
+	}
+}
+
 func TestVerdictNamesRuleAndPolicies(t *testing.T) {
 	st := cluster()
 	apply(t, st, "shop/deny-all", "podSelector: {}")
