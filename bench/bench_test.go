@@ -176,6 +176,15 @@ func TestTargetsNameWhatIsMeasured(t *testing.T) {
 					return slices.ContainsFunc(ingressLoads, func(l ingressLoad) bool { return l.metric == id })
 				}
 			}
+			if bench == "cni" {
+				names = []string{""}
+				for _, s := range cniSystems("") {
+					names = append(names, s.name)
+				}
+				known = func(id string) bool {
+					return slices.ContainsFunc(cniMetrics, func(m metric) bool { return m.id == id })
+				}
+			}
 			if bench == "policy" {
 				names = []string{""}
 				for _, n := range policySizes {
