@@ -202,7 +202,7 @@ func (c *cluster) run(ctx context.Context, g *gateway) error {
 
 // report has the API server told what became of a state.
 func (c *cluster) report(t tables, cfg ingress.Config) {
-	c.writer.Report(kubewatch.Report{State: t.state, Addrs: c.reachedAt(t.state), Ingresses: ingress.Served(t.state, cfg), Problems: t.problems})
+	c.writer.Report(kubewatch.Report{State: t.state, Addrs: c.reachedAt(t.state), Ingresses: ingress.Served(t.state, cfg), Statuses: t.routes.Statuses(), Problems: t.problems})
 }
 
 // gatewayLabels are those of the pods that gateways run in, see deploy/podgate.yaml.

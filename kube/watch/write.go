@@ -37,6 +37,7 @@ type Report struct {
 	State     *kube.State
 	Addrs     []netip.Addr       // where the front door and load balancers are reached
 	Ingresses map[kube.Name]bool // those that are served
+	Statuses  *kube.Statuses     // of the Gateway API; nil: none
 	Problems  []kube.Problem
 }
 
@@ -108,7 +109,7 @@ func (w *Writer) writeStatuses(ctx context.Context, r Report) (wrote, done bool)
 	done = true
 	write := func(k kind, name kube.Name, status any) {
 		wrote = true
-		if err := w.patchStatus(ctx, k.gv, k.resource, name, status); err != nil {
+		if err := w.patchStatus(ctx, k.gv, k.resource, name, "", status); err != nil {
 			done = false
 			w.cluster.note(k, "patch the status of", err)
 		}
@@ -145,6 +146,21 @@ func (w *Writer) writeStatuses(ctx context.Context, r Report) (wrote, done bool)
 			write(serviceKind, name, loadBalancer(want))
 		}
 	}
+	gatewayStatuses(r, func(resource string, o kube.API, shared bool, status any) {
+		if o.GetResourceVersion() == "" {
+			return // podgate's own
+		}
+		wrote = true
+		version := ""
+		if shared {
+			version = o.GetResourceVersion()
+		}
+		name := kube.Name{Namespace: o.GetNamespace(), Name: o.GetName()}
+		if err := w.patchStatus(ctx, gatewayAPI, resource, name, version, status); err != nil {
+			done = false
+			w.cluster.note(kind{name: resource}, "patch the status of", ignoreConflict(err))
+		}
+	})
 	return wrote && done, done
 }
 
@@ -169,9 +185,14 @@ func isOne(text string, of []netip.Addr) bool {
 	return err == nil && slices.Contains(of, a)
 }
 
-// patchStatus writes a status; that the object is gone is no error.
-func (w *Writer) patchStatus(ctx context.Context, gv schema.GroupVersion, resource string, name kube.Name, status any) error {
-	body, err := json.Marshal(map[string]any{"status": status})
+// patchStatus writes a status, over a certain version or any; that the object is
+// gone is no error.
+func (w *Writer) patchStatus(ctx context.Context, gv schema.GroupVersion, resource string, name kube.Name, version string, status any) error {
+	patch := map[string]any{"status": status}
+	if version != "" {
+		patch["metadata"] = map[string]any{"resourceVersion": version}
+	}
+	body, err := json.Marshal(patch)
 	if err != nil {
 		return err
 	}

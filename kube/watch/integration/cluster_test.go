@@ -132,7 +132,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
 func (c *controlPlane) startAPI() {
 	c.t.Helper()
 	c.api = start(c.t, "kube-apiserver", nil, bin("kube-apiserver"), "--etcd-servers=http://127.0.0.1:2379",
-		"--bind-address=0.0.0.0", "--advertise-address=192.0.2.1", "--secure-port=6443", "--cert-dir", c.path("certs"), "--endpoint-reconciler-type=none",
+		"--bind-address=0.0.0.0", "--allow-privileged", "--advertise-address=192.0.2.1", "--secure-port=6443", "--cert-dir", c.path("certs"), "--endpoint-reconciler-type=none",
 		"--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--token-auth-file", c.path("tokens.csv"), "--authorization-mode=RBAC",
 		"--disable-admission-plugins=ServiceAccount", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file", c.path("sa.key"), "--service-account-signing-key-file", c.path("sa.key"),

@@ -22,6 +22,9 @@ import (
 const (
 	binEnv     = "PODGATE_TEST_KUBERNETES"
 	podgateEnv = "PODGATE_TEST_PODGATE"
+
+	gatewayAPIEnv = "PODGATE_TEST_GATEWAY_API" // the Go module's folder
+	policyAPIEnv  = "PODGATE_TEST_POLICY_API"
 )
 
 func TestMain(m *testing.M) {
@@ -61,9 +64,19 @@ func outside() int {
 	if out, err := compile.CombinedOutput(); err != nil {
 		return fail("build podgate: %v\n%s", err, out)
 	}
+	var modules []string
+	for env, module := range map[string]string{gatewayAPIEnv: "sigs.k8s.io/gateway-api", policyAPIEnv: "sigs.k8s.io/network-policy-api"} {
+		list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module)
+		list.Dir = compile.Dir
+		folder, err := list.Output()
+		if err != nil {
+			return fail("%s: %v", module, err)
+		}
+		modules = append(modules, env+"="+strings.TrimSpace(string(folder)))
+	}
 	again := exec.Command("/proc/self/exe", os.Args[1:]...)
 	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
-	again.Env = append(os.Environ(), binEnv+"="+strings.TrimSpace(bin.String()), podgateEnv+"="+podgate)
+	again.Env = append(append(os.Environ(), modules...), binEnv+"="+strings.TrimSpace(bin.String()), podgateEnv+"="+podgate)
 	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() != 0 {
 		again.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
