@@ -36,13 +36,14 @@ func kernelLoad(o options) time.Duration {
 	return 150 * time.Second
 }
 
-// hopeless says why n Services are not tried after what is known of fewer: the
-// kernel takes time by the square of them.
+// hopeless says why n Services are not tried after what is known of 10,000: nft
+// takes time by the square of them.
 func (r *servicesReport) hopeless(system string, n int, o options) error {
-	for _, row := range r.Rows {
-		times := float64(n) / float64(row.Services)
-		if limit := kernelLoad(o); row.System == system && row.Services >= 1000 && row.Load*times*times > limit.Seconds() {
-			return fmt.Errorf("not tried: the rules of %d Services took %.0f s to load, and the time grows with the square", row.Services, row.Load)
+	const known = 10000
+	if row := r.row(system, known); row != nil && system == nftServices.name {
+		times := float64(n) / known
+		if row.Load*times*times > kernelLoad(o).Seconds() {
+			return fmt.Errorf("not tried: the rules of %d Services took %.0f s to load, and the time grows with the square", known, row.Load)
 		}
 	}
 	return nil
