@@ -10,12 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"golang.org/x/sys/unix"
 
 	"podgate/stack/link/nstest"
 )
@@ -29,18 +27,10 @@ type node struct {
 	data string // folder of leases
 }
 
-// varLib hides the machine's /var/lib: cnitool writes there.
-var varLib sync.Once
-
 // newNode starts a gateway and writes network configurations, each a list of
 // plugins named like the network.
 func newNode(t *testing.T, networks map[string]string) *node {
 	t.Helper()
-	varLib.Do(func() {
-		if err := unix.Mount("none", "/var/lib", "tmpfs", 0, ""); err != nil {
-			t.Fatal(err)
-		}
-	})
 	n := &node{newShell(t), t.TempDir(), t.TempDir()}
 	n.env = append(n.env, "NETCONFPATH="+n.conf)
 	for name, plugins := range networks {

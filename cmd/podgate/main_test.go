@@ -8,10 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	cnitool "github.com/containernetworking/cni/cnitool/cmd"
+	"golang.org/x/sys/unix"
 
 	"podgate/cni"
 	"podgate/pod"
@@ -39,6 +41,9 @@ func TestMain(m *testing.M) {
 	nstest.Main(m)
 }
 
+// varLib hides the machine's /var/lib: cnitool writes there.
+var varLib = sync.OnceValue(func() error { return unix.Mount("none", "/var/lib", "tmpfs", 0, "") })
+
 // shell is a place to type commands in: podgate on the PATH, instances in a
 // folder of its own.
 type shell struct {
@@ -49,6 +54,9 @@ type shell struct {
 
 func newShell(t *testing.T) *shell {
 	t.Helper()
+	if err := varLib(); err != nil {
+		t.Fatal(err)
+	}
 	bin, runtime := t.TempDir(), shortTempDir(t)
 	self, err := os.Executable()
 	if err != nil {
