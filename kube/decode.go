@@ -74,6 +74,11 @@ func lookupVersion(apiVersion, kindName string) (v version, known bool, what str
 	if k := kindByName[kindName]; k != nil {
 		return v, false, noMatch + suggestVersion(kindName)
 	}
+	for at := range versions {
+		if at[1] == kindName {
+			return v, false, noMatch + fmt.Sprintf(" (did you mean %s?)", at[0])
+		}
+	}
 	for _, k := range kinds {
 		if close := max(1, min(2, len(k.name)/4)); editDistance(strings.ToLower(k.name), strings.ToLower(kindName)) <= close {
 			return v, false, noMatch + fmt.Sprintf(" (did you mean %s, %s?)", k.name, k.apiVersion())

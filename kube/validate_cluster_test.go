@@ -194,6 +194,11 @@ spec:
 		}
 	}
 
+	_, ps := LoadBytes("f", []byte("apiVersion: policy.networking.k8s.io/v1alpha2\nkind: AdminNetworkPolicy\nmetadata: {name: p}\n"))
+	if len(ps) != 1 || !strings.Contains(ps[0].Err, `no matches for kind "AdminNetworkPolicy" in version "policy.networking.k8s.io/v1alpha2" (did you mean policy.networking.k8s.io/v1alpha1?)`) {
+		t.Errorf("of another version: got %v", ps)
+	}
+
 	old := func(kind, name, rule string) string {
 		return "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: " + kind + "\nmetadata: {name: " + name + "}\nspec: {priority: 1, subject: {namespaces: {}}, ingress: [" + rule + "]}"
 	}
