@@ -34,8 +34,9 @@ func (a *dnsAnswer) found() bool {
 func newDNSCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "dns", Short: "Ask the cluster's DNS as a pod does",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  podgate dns query web api`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newDNSQueryCmd())
 	return cmd
