@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -37,15 +36,8 @@ func (s *Server) told(client netip.Addr, wire []byte) {
 	}
 	var addrs []netip.Addr
 	for _, rr := range m.Answer {
-		var ip net.IP
-		switch rr := rr.(type) {
-		case *dns.A:
-			ip = rr.A
-		case *dns.AAAA:
-			ip = rr.AAAA
-		}
-		if a, ok := netip.AddrFromSlice(ip); ok && strings.ToLower(rr.Header().Name) == at {
-			addrs, ttl = append(addrs, a.Unmap()), min(ttl, rr.Header().Ttl)
+		if a, ok := addressOf(rr); ok && strings.ToLower(rr.Header().Name) == at {
+			addrs, ttl = append(addrs, a), min(ttl, rr.Header().Ttl)
 		}
 	}
 	if len(addrs) > 0 {

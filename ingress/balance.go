@@ -7,9 +7,11 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -37,7 +39,8 @@ type endpoint struct {
 
 // poolKey is an endpoint and how it is spoken to.
 type poolKey struct {
-	addr netip.AddrPort
+	name string         // of a host outside, "" for endpoints in the cluster
+	addr netip.AddrPort // or its port alone
 	wire wire
 }
 
@@ -47,7 +50,7 @@ const (
 )
 
 func newEndpoint(k poolKey) *endpoint {
-	sum := sha256.Sum256([]byte("podgate endpoint " + k.addr.String()))
+	sum := sha256.Sum256([]byte("podgate endpoint " + k.String()))
 	return &endpoint{poolKey: k, id: hex.EncodeToString(sum[:16])}
 }
 
@@ -69,7 +72,13 @@ func (e *endpoint) disconnect(gone bool) {
 	e.idle.end(gone)
 }
 
-func (e *endpoint) String() string { return e.addr.String() }
+// String is where the endpoint is: "address:port" or "name:port".
+func (k poolKey) String() string {
+	if k.name != "" {
+		return net.JoinHostPort(k.name, strconv.Itoa(int(k.addr.Port())))
+	}
+	return k.addr.String()
+}
 
 // connected notes how an attempt to reach the endpoint ended.
 func (e *endpoint) connected(ok bool, now time.Time) {

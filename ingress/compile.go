@@ -39,6 +39,8 @@ type source struct {
 type sourceConfig struct {
 	class, controller string
 	gateway           GatewayConfig
+	fallback          string // Config.DefaultBackend
+	out               bool   // there is a way out
 }
 
 type backendKey struct {
@@ -67,7 +69,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 	if prev == nil {
 		prev = &Routes{}
 	}
-	sc := sourceConfig{cfg.Class, cfg.Controller, cfg.Gateway}
+	sc := sourceConfig{cfg.Class, cfg.Controller, cfg.Gateway, cfg.DefaultBackend, cfg.DialOut != nil}
 	if reflect.DeepEqual(prev.source.cfg, sc) && unchanged(prev.state, st) {
 		return prev, prev.problems
 	}
@@ -97,7 +99,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 		slices: map[kube.Name][]*discoveryv1.EndpointSlice{},
 	}
 	ours := c.ours()
-	if len(ours)+len(st.Gateways) > 0 {
+	if len(ours)+len(st.Gateways)+len(st.IngressClasses)+len(cfg.DefaultBackend) > 0 {
 		c.groupSlices()
 	}
 	c.noteConfig()
@@ -120,6 +122,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 			}
 		}
 	}
+	c.standIn()
 	c.compilePatterns()
 	for _, ing := range ours {
 		c.otherNames(ing)

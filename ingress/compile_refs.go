@@ -177,6 +177,10 @@ func (b *backend) fill(c *compiler, svc *corev1.Service, all []*discoveryv1.Endp
 	}
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		alias, ok := inCluster(svc.Spec.ExternalName)
+		if !ok && c.source.cfg.out {
+			b.outside(c, svc)
+			return
+		}
 		if !ok {
 			b.why = fmt.Sprintf("a Service of type ExternalName has no endpoints, and %s is not in the cluster", svc.Spec.ExternalName)
 			return
@@ -234,7 +238,7 @@ func (b *backend) fill(c *compiler, svc *corev1.Service, all []*discoveryv1.Endp
 	}
 	slices.SortFunc(usable, netip.AddrPort.Compare)
 	for _, addr := range slices.Compact(usable) {
-		b.endpoints = append(b.endpoints, c.endpoint(poolKey{addr, b.wire}))
+		b.endpoints = append(b.endpoints, c.endpoint(poolKey{addr: addr, wire: b.wire}))
 	}
 	switch {
 	case len(b.endpoints) > 0:
@@ -243,6 +247,29 @@ func (b *backend) fill(c *compiler, svc *corev1.Service, all []*discoveryv1.Endp
 	default:
 		b.why = "it has no endpoints"
 	}
+}
+
+// outside makes the host that an ExternalName Service is a name for the one
+// endpoint. Its port is the Service's target port, else its port, else the
+// number that the Ingress says.
+func (b *backend) outside(c *compiler, svc *corev1.Service) {
+	number := 0
+	if port := servicePort(svc, b.port); port != nil {
+		if number = port.TargetPort.IntValue(); number == 0 {
+			number = int(port.Port)
+		}
+	} else if n, err := strconv.ParseUint(b.port, 10, 16); err == nil {
+		number = int(n)
+	}
+	if number == 0 {
+		b.why = fmt.Sprintf("Service %s, a name for %s, has no port %s", b.service, svc.Spec.ExternalName, b.port)
+		return
+	}
+	if b.wire.protocol == byPort {
+		b.wire.protocol = http1
+	}
+	name := strings.ToLower(strings.TrimSuffix(svc.Spec.ExternalName, "."))
+	b.endpoints = []*endpoint{c.endpoint(poolKey{name: name, addr: netip.AddrPortFrom(netip.Addr{}, uint16(number)), wire: b.wire})}
 }
 
 // slicePort is the number of a named port in a slice, 0 if it has none.

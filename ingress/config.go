@@ -15,12 +15,17 @@ type Config struct {
 
 	// Dial connects to an endpoint of a backend, "tcp" and "address:port", from
 	// the front door's own address. Nil dials from the gateway's own namespace.
-	Dial           func(ctx context.Context, network, addr string) (net.Conn, error)
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialOut connects to "name:port" outside the cluster, for Services of type
+	// ExternalName. Nil: there is no way out, and they are answered with 503.
+	DialOut        func(ctx context.Context, network, addr string) (net.Conn, error)
+	DefaultBackend string         // "namespace/service" or "namespace/service:port": answers what no Ingress does; "": 404
 	TrustedProxies []netip.Prefix // clients whose X-Forwarded-* are believed and continued; none
 	Gateway        GatewayConfig
 	Now            func() time.Time // when conditions change; time.Now
 	DialTimeout    time.Duration    // of one attempt to connect to an endpoint; 5 s
 	HeaderTimeout  time.Duration    // until a client's request header is complete; 10 s
+	BodyTimeout    time.Duration    // between two reads of a request's body, gRPC's aside; 60 s
 	AnswerTimeout  time.Duration    // until an endpoint's response header, from the end of the request; 60 s
 	AccessLog      func(Access)     // told of every request after it was answered; nil: nobody is
 	Log            *slog.Logger
@@ -45,6 +50,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HeaderTimeout <= 0 {
 		c.HeaderTimeout = 10 * time.Second
+	}
+	if c.BodyTimeout <= 0 {
+		c.BodyTimeout = 60 * time.Second
 	}
 	if c.AnswerTimeout <= 0 {
 		c.AnswerTimeout = 60 * time.Second

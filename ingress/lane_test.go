@@ -335,3 +335,77 @@ func TestOddHeadersAreNetHTTPs(t *testing.T) {
 		}
 	}
 }
+
+func TestExternalNameIsReachedByTheWayOut(t *testing.T) {
+	outside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := &http.Server{Handler: echo}
+	go pod.Serve(outside)
+	t.Cleanup(func() { pod.Close() })
+	var asked []string
+	cfg := Config{DialOut: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		asked = append(asked, addr)
+		return new(net.Dialer).DialContext(ctx, network, outside.Addr().String())
+	}}
+	st := state(t, ingress("i", "a.example|Prefix|/|ext", "b.example|Prefix|/|bare"),
+		"kind: Service\nmetadata: {name: ext, namespace: ns}\nspec: {type: ExternalName, externalName: Api.Elsewhere.example., ports: [{port: 80, targetPort: 8081}]}",
+		"kind: Service\nmetadata: {name: bare, namespace: ns}\nspec: {type: ExternalName, externalName: other.example}")
+	f := newFront(t, cfg, st, nil)
+	r, _ := Compile(nil, st, cfg)
+	f.SetRoutes(r)
+	for _, host := range []string{"a.example", "b.example"} {
+		if answer, body := get(t, client(t, f.plain), "http://"+host+"/x"); answer.StatusCode != 200 || !strings.Contains(body, "host: "+host) {
+			t.Errorf("%s: got %d %s", host, answer.StatusCode, body)
+		}
+	}
+	if got := strings.Join(asked, " "); got != "api.elsewhere.example:8081 other.example:80" {
+		t.Errorf("dialled %s", got)
+	}
+}
+
+func TestDefaultBackendOfClassAndSettings(t *testing.T) {
+	const service = "kind: Service\nmetadata: {name: %s, namespace: ns}\nspec: {ports: [{port: 80}]}"
+	class := "kind: IngressClass\napiVersion: networking.k8s.io/v1\nmetadata: {name: c}\nspec: {controller: podgate.dev/ingress, parameters: {kind: %s, name: %s, namespace: ns, scope: Namespace}}"
+	for what, test := range map[string]struct {
+		class   string
+		setting string
+		want    string // Service and problem
+	}{
+		"neither":            {"", "", ""},
+		"setting":            {"", "ns/web", "web"},
+		"setting with port":  {"", "ns/web:80", "web"},
+		"setting, no port":   {"", "ns/web:81", "web no port \"81\""},
+		"setting of nothing": {"", "ns/none", "none no Service"},
+		"class":              {fmt.Sprintf(class, "Service", "web"), "ns/other", "web"},
+		"class of another":   {fmt.Sprintf(class, "ConfigMap", "web"), "", " podgate takes a Service"},
+	} {
+		docs := []string{ingress("i", "a.example|Prefix|/|web"), fmt.Sprintf(service, "web"), fmt.Sprintf(service, "other")}
+		if test.class != "" {
+			docs = append(docs, test.class)
+		}
+		r, problems := Compile(nil, state(t, docs...), Config{DefaultBackend: test.setting})
+		got := ""
+		if _, rt := r.match("nobody.example", "/"); rt != nil {
+			got = rt.backend.service.Name
+		}
+		want, problem, _ := strings.Cut(test.want, " ")
+		found := problem == ""
+		for _, p := range problems {
+			found = found || strings.Contains(p.Err, problem)
+		}
+		if got != want || !found {
+			t.Errorf("%s: got %q, %v", what, got, problems)
+		}
+	}
+}
+
+func TestSlowBodiesAreCut(t *testing.T) {
+	f := newFront(t, Config{BodyTimeout: 50 * time.Millisecond}, shop(t, 1), map[int]http.Handler{1: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })})
+	c := dialFront(t, f.plain)
+	status, _ := c.ask(t, fmt.Sprintf("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: %d\r\n\r\nbegun", 3*laneBuffer))
+	if status != http.StatusRequestTimeout {
+		t.Errorf("got %d, want 408", status)
+	}
+}

@@ -97,7 +97,7 @@ func (sn *sniffer) look(c net.Conn) {
 	for range min(3, len(b.endpoints)) {
 		e := b.endpoints[int(b.next.Add(1)-1)%len(b.endpoints)]
 		ctx, cancel := context.WithTimeout(sn.s.ctx, sn.s.cfg.DialTimeout)
-		to, err := sn.s.cfg.Dial(ctx, "tcp", e.addr.String())
+		to, err := sn.s.dial(ctx, "tcp", e.poolKey)
 		cancel()
 		if err == nil {
 			join2(sn.s.ctx, ours, to)

@@ -16,6 +16,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +64,7 @@ type request struct {
 	endpoint    *endpoint     // that answered
 	waited      time.Duration // until its header
 	intercepted bool          // an error page was asked for
+	slow        *unhurried    // the request's body; nil: it has none, or time
 }
 
 func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
@@ -168,6 +170,11 @@ func (q *request) answer(w http.ResponseWriter) {
 		}
 		q.in.Body = http.MaxBytesReader(w, q.in.Body, o.bodySize)
 	}
+	if q.in.ContentLength != 0 && !strings.HasPrefix(q.in.Header.Get("Content-Type"), "application/grpc") {
+		q.slow = &unhurried{ReadCloser: q.in.Body, control: http.NewResponseController(w), limit: q.cfg.BodyTimeout}
+		q.in = q.in.WithContext(q.in.Context()) // net/http looks at its own request's body
+		q.in.Body = q.slow
+	}
 	for _, m := range o.mirrors {
 		if m.takes(rand.IntN) {
 			m.copy(q)
@@ -240,7 +247,9 @@ func (q *request) proxy(w http.ResponseWriter) {
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			if errors.Is(err, context.Canceled) && errors.Is(q.in.Context().Err(), context.Canceled) {
+			if q.slow != nil && q.slow.late.Load() {
+				err = errSlowBody // for which net/http ends the request's context
+			} else if errors.Is(err, context.Canceled) && errors.Is(q.in.Context().Err(), context.Canceled) {
 				panic(http.ErrAbortHandler) // the client is gone, or we are going
 			}
 			q.failed.Add(1)
@@ -256,6 +265,8 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errSlowBody):
+		return http.StatusRequestTimeout
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return http.StatusGatewayTimeout
 	}
@@ -443,7 +454,7 @@ func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
 		}
 		e := q.backend.pick(q, tried)
 		tried = append(tried, e)
-		out.URL.Scheme, out.URL.Host = e.scheme(), e.addr.String()
+		out.URL.Scheme, out.URL.Host = e.scheme(), e.String()
 		e.open.Add(1)
 		sent := time.Now()
 		answer, err := q.send(e, out)
@@ -569,6 +580,36 @@ func writeTo(c io.Closer, p []byte) (int, error) {
 	}
 	return w.Write(p)
 }
+
+// unhurried is a request's body of which some has to come within each limit.
+type unhurried struct {
+	io.ReadCloser
+	control *http.ResponseController
+	limit   time.Duration
+	late    atomic.Bool
+}
+
+func (u *unhurried) Read(p []byte) (int, error) {
+	u.control.SetReadDeadline(time.Now().Add(u.limit))
+	n, err := u.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		u.late.Store(true)
+		err = errSlowBody // the deadline stays: net/http would wait for the rest
+	case err != nil:
+		u.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+func (u *unhurried) Close() error {
+	if !u.late.Load() {
+		u.control.SetReadDeadline(time.Time{})
+	}
+	return u.ReadCloser.Close()
+}
+
+var errSlowBody = errors.New("the client was too slow with the request's body")
 
 // counted is an answer's body; while it is open its endpoint has something to do.
 type counted struct {

@@ -149,7 +149,7 @@ func (q *request) record(a *answer, took time.Duration) Access {
 		r.Ingress, r.Service = q.route.ingress.String(), q.route.backend.service.String()
 	}
 	if q.endpoint != nil {
-		r.Service, r.Upstream, r.Waited = q.backend.service.String(), q.endpoint.addr.String(), q.waited
+		r.Service, r.Upstream, r.Waited = q.backend.service.String(), q.endpoint.String(), q.waited
 		r.Pod = q.live.pods[q.endpoint.addr.Addr()]
 	}
 	return r

@@ -145,7 +145,7 @@ func (s *Server) newPool(k poolKey) *http.Transport {
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, cmp.Or(k.wire.connect, s.cfg.DialTimeout))
 			defer cancel()
-			c, err := s.cfg.Dial(ctx, network, k.addr.String())
+			c, err := s.dial(ctx, network, k)
 			if err != nil {
 				return nil, &dialError{err}
 			}
@@ -171,6 +171,17 @@ func (s *Server) newPool(k poolKey) *http.Transport {
 		t.Protocols.SetHTTP1(true)
 	}
 	return t
+}
+
+// dial connects to an endpoint in the cluster, or outside.
+func (s *Server) dial(ctx context.Context, network string, k poolKey) (net.Conn, error) {
+	if k.name == "" {
+		return s.cfg.Dial(ctx, network, k.String())
+	}
+	if s.cfg.DialOut == nil {
+		return nil, fmt.Errorf("there is no way out to %s", k)
+	}
+	return s.cfg.DialOut(ctx, network, k.String())
 }
 
 // config is what a connection to an endpoint does. An endpoint is an address: its

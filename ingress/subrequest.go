@@ -23,7 +23,7 @@ func (q *request) ask(ctx context.Context, b *backend, out *http.Request) (*http
 		return nil, fmt.Errorf("%s: %s", b, b.why)
 	}
 	e := b.endpoints[int(b.next.Add(1)-1)%len(b.endpoints)]
-	out.URL.Scheme, out.URL.Host = e.scheme(), e.addr.String()
+	out.URL.Scheme, out.URL.Host = e.scheme(), e.String()
 	return q.transport(e).RoundTrip(out.WithContext(ctx))
 }
 

@@ -103,7 +103,7 @@ func (p *idle) end(closed bool) {
 func (s *Server) connect(e *endpoint) (*upstream, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, e.dialTimeout(s.cfg))
 	defer cancel()
-	c, err := s.cfg.Dial(ctx, "tcp", e.addr.String())
+	c, err := s.dial(ctx, "tcp", e.poolKey)
 	if err != nil {
 		return nil, &dialError{err}
 	}
@@ -115,6 +115,9 @@ func (s *Server) connect(e *endpoint) (*upstream, error) {
 func stirs(c net.Conn) (readable, hungUp bool) {
 	if over, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
 		c = over.NetConn()
+	}
+	if by, ok := c.(entered); ok {
+		c = by.Conn
 	}
 	if own, ok := c.(interface {
 		Stirs() (readable, hungUp bool)

@@ -41,6 +41,7 @@ type config struct {
 	IngressHTTP    netip.AddrPort
 	IngressHTTPS   netip.AddrPort
 	Trusted        []netip.Prefix // proxies in front of Ingress
+	IngressDefault string         // Service that answers what no Ingress does
 	Metrics        netip.AddrPort // of /metrics
 	AccessLog      string         // file
 	AccessJSON     bool
@@ -140,6 +141,14 @@ var settings = []setting{
 	{"ingress.trusted-proxies", "", "clients of Ingress whose X-Forwarded-* fields are believed and continued: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
 		c.Trusted, err = prefixes(v)
 		return err
+	}},
+	{"ingress.default-backend", "", "Service that answers what no Ingress does: NAMESPACE/NAME or NAMESPACE/NAME:PORT; empty: none, and it is 404", func(c *config, v string) error {
+		path, _, _ := strings.Cut(v, ":")
+		if namespace, name, ok := strings.Cut(path, "/"); v != "" && (!ok || namespace == "" || name == "" || strings.Contains(name, "/")) {
+			return errors.New("want NAMESPACE/NAME or NAMESPACE/NAME:PORT")
+		}
+		c.IngressDefault = v
+		return nil
 	}},
 	{"ingress.access-log", "", "file that a line for each request of Ingress is appended to; empty: none", func(c *config, v string) error {
 		c.AccessLog = v

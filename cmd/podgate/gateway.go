@@ -356,7 +356,7 @@ func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 }
 
 func (g *gateway) ingressConfig(own addrs) ingress.Config {
-	return ingress.Config{Dial: g.dialFrom(own.ingress), TrustedProxies: g.cfg.Trusted, Log: g.log, Gateway: g.cfg.gatewayConfig(own)}
+	return ingress.Config{Dial: g.dialFrom(own.ingress), DialOut: g.dialOut(own.ingress), DefaultBackend: g.cfg.IngressDefault, TrustedProxies: g.cfg.Trusted, Log: g.log, Gateway: g.cfg.gatewayConfig(own)}
 }
 
 // dialFrom dials into the cluster with one of the gateway's own addresses.
