@@ -57,7 +57,7 @@ func (r *Routes) Trace(hostname, path string, tls bool) *Trace {
 	case rt == nil:
 		t.say("path %q: no rule matches and no Ingress has a default backend", clean)
 	case rt.kind == defaultBackend:
-		t.say("path %q: no rule matches; default backend of Ingress %s", clean, rt.ingress)
+		t.say("path %q: no rule matches; default backend of %s", clean, rt.object())
 	case rt.pattern != nil:
 		t.say("path %q: pattern %q of %s, %s", clean, rt.path, rt.object(), rt.field)
 	default:
