@@ -138,6 +138,9 @@ func (s *Server) arrive(q *query, plain answer, m *dns.Msg, name string, out []b
 		return s.pack(q, s.say(q, plain), out)
 	}
 	s.autopathed.Add(1)
+	if !q.silent {
+		s.teach(q.from, name, m.Answer) // the name that the pod is after, beside the one that it asked for
+	}
 	q.path = true
 	ttl := pathTTL(m, plain.soa.Header().Ttl)
 	way := &dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: ttl}, Target: name}

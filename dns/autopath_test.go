@@ -19,7 +19,11 @@ func TestAutopath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		told := map[string]bool{}
 		s := NewServer(Config{
+			Told: func(client netip.Addr, name string, addrs []netip.Addr, _ time.Duration) {
+				told[fmt.Sprint(client, " ", name, " ", addrs)] = true
+			},
 			Autopath: true, Upstreams: []netip.AddrPort{up1},
 			Search: func(client netip.Addr) []string {
 				if client == testClient {
@@ -101,6 +105,9 @@ func TestAutopath(t *testing.T) {
 					t.Errorf("%s: took %v", test.name, took)
 				}
 			}
+		}
+		if want := "10.244.0.4 Www.example.com. [192.0.2.80]"; !told[want] {
+			t.Errorf("policies are told %v, want %s among it", told, want)
 		}
 		s.Shutdown(context.Background())
 	})

@@ -19,11 +19,19 @@ func (s *Server) told(client netip.Addr, wire []byte) {
 	if m.Unpack(wire) != nil || len(m.Question) != 1 {
 		return
 	}
-	at := strings.ToLower(m.Question[0].Name)
+	s.teach(client, m.Question[0].Name, m.Answer)
+}
+
+// teach is told about the records of an answer to a name.
+func (s *Server) teach(client netip.Addr, name string, answer []dns.RR) {
+	if s.cfg.Told == nil {
+		return
+	}
+	at := strings.ToLower(name)
 	ttl := ^uint32(0)
-	for range m.Answer { // a chain is no longer than the answer
+	for range answer { // a chain is no longer than the answer
 		next := ""
-		for _, rr := range m.Answer {
+		for _, rr := range answer {
 			if c, ok := rr.(*dns.CNAME); ok && strings.ToLower(c.Hdr.Name) == at {
 				next, ttl = strings.ToLower(c.Target), min(ttl, c.Hdr.Ttl)
 				break
@@ -35,12 +43,12 @@ func (s *Server) told(client netip.Addr, wire []byte) {
 		at = next
 	}
 	var addrs []netip.Addr
-	for _, rr := range m.Answer {
+	for _, rr := range answer {
 		if a, ok := addressOf(rr); ok && strings.ToLower(rr.Header().Name) == at {
 			addrs, ttl = append(addrs, a), min(ttl, rr.Header().Ttl)
 		}
 	}
 	if len(addrs) > 0 {
-		s.cfg.Told(client, m.Question[0].Name, addrs, time.Duration(ttl)*time.Second)
+		s.cfg.Told(client, name, addrs, time.Duration(ttl)*time.Second)
 	}
 }
