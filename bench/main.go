@@ -7,7 +7,7 @@
 //	go run ./bench policy                0 to 10,000 NetworkPolicies, about four minutes
 //	go run ./bench dns                   cluster DNS beside CoreDNS, about five minutes
 //	go run ./bench ingress               the front door beside nginx, HAProxy and Caddy, about six minutes
-//	go run ./bench cni                   containers attached beside the bridge plugin, about two minutes
+//	go run ./bench cni                   containers attached beside the bridge plugin, about four minutes
 //	go run ./bench datapath --quick      under a minute, noisier
 //	go run ./bench datapath --out DIR    also DIR/datapath.json and DIR/datapath.svg
 //	go run ./bench datapath --check      exit 1 and name the rows below bench/targets.yaml
