@@ -126,9 +126,13 @@ func (q *request) routed() []string {
 		if path == "" {
 			path = " otherwise"
 		}
-		lines = append(lines, fmt.Sprintf("  %s://%s%s (%s) to Service %s port %s, Ingress %s", scheme, host, path, e.Type, e.Service, e.Port, e.Ingress))
+		to := (&backend{service: e.Service, port: e.Port}).String()
+		if e.Ready == 0 {
+			to += " (" + e.Why + ")"
+		}
+		lines = append(lines, fmt.Sprintf("  %s://%s%s (%s) to %s, Ingress %s", scheme, host, path, e.Type, to, e.Ingress))
 	}
-	return lines
+	return append(lines, "", "podgate trace http://HOST/PATH says why a request goes where it goes.")
 }
 
 const htmlHead = `<!doctype html>
