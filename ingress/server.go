@@ -55,7 +55,7 @@ type Server struct {
 const (
 	clientIdle       = 75 * time.Second // between requests of a client
 	endpointIdle     = 60 * time.Second // between requests to an endpoint
-	maxIdle          = 64               // idle connections to an endpoint
+	maxIdle          = 256              // idle connections to an endpoint
 	maxRequestHeader = 64 << 10         // bytes
 	maxFields        = 256              // of a request header
 )
