@@ -9,7 +9,8 @@ import (
 	"podgate/stack/packet"
 )
 
-const shop = `
+// webAndAPI are the pods of small Worlds.
+const webAndAPI = `
 apiVersion: v1
 kind: Pod
 metadata: {name: web}
@@ -20,6 +21,9 @@ kind: Pod
 metadata: {name: api, labels: {app: api}}
 spec: {containers: [{name: c, image: x}]}
 ---
+`
+
+const shop = webAndAPI + `
 apiVersion: v1
 kind: Service
 metadata: {name: api}

@@ -10,17 +10,7 @@ import (
 	"podgate/stack/packet"
 )
 
-const fragmentShop = `
-apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec: {containers: [{name: c, image: x}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: api, labels: {app: api}}
-spec: {containers: [{name: c, image: x}]}
----
+const fragmentShop = webAndAPI + `
 apiVersion: v1
 kind: Service
 metadata: {name: api}

@@ -14,17 +14,7 @@ import (
 	"podgate/stack"
 )
 
-const dualShop = `
-apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec: {containers: [{name: c, image: x}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: api, labels: {app: api}}
-spec: {containers: [{name: c, image: x}]}
----
+const dualShop = webAndAPI + `
 apiVersion: v1
 kind: Service
 metadata: {name: api}
