@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"io"
@@ -133,8 +134,10 @@ func (r *report) best(name string, of func(system string) bool) {
 	r.Cells = append(r.Cells, found...)
 }
 
-func (r *report) ratio(c *cell, to string) float64 {
-	if base := r.cell(to, c.MTU, c.Metric); base != nil && base.Median > 0 {
+func (r *report) ratio(c *cell, to string) float64 { return r.ratioAt(c, to, c.MTU) }
+
+func (r *report) ratioAt(c *cell, to string, mtu int) float64 {
+	if base := r.cell(to, mtu, c.Metric); base != nil && base.Median > 0 {
 		return c.Median / base.Median
 	}
 	return 0
@@ -235,7 +238,8 @@ type target struct {
 	System  string  `json:"system"`
 	MTU     int     `json:"mtu"`
 	Metric  string  `json:"metric"`
-	To      string  `json:"to"` // the system that it is compared with
+	To      string  `json:"to"`    // the system that it is compared with
+	ToMTU   int     `json:"toMTU"` // and its MTU; 0: the same
 	AtLeast float64 `json:"atLeast"`
 	AtMost  float64 `json:"atMost"`
 	Issue   int     `json:"issue"`
@@ -253,16 +257,16 @@ func targets(bench string) ([]target, error) {
 // is not met.
 func (r *report) short(bench string) ([]string, error) {
 	ts, err := targets(bench)
-	if err != nil {
-		return nil, err
-	}
-	var short []string
+	return r.misses(ts), err
+}
+
+func (r *report) misses(ts []target) (short []string) {
 	for _, t := range ts {
 		name := (&system{name: t.System, mtu: t.MTU}).title() + ", " + t.Metric
 		c := r.cell(t.System, t.MTU, t.Metric)
 		ratio := 0.0
 		if c != nil {
-			ratio = r.ratio(c, t.To)
+			ratio = r.ratioAt(c, t.To, cmp.Or(t.ToMTU, c.MTU))
 		}
 		switch {
 		case t.To == "" && c == nil:
@@ -279,5 +283,5 @@ func (r *report) short(bench string) ([]string, error) {
 			short = append(short, fmt.Sprintf("%s: %.2f times %s, wanted at most %.2f", name, ratio, t.To, t.AtMost))
 		}
 	}
-	return short, nil
+	return short
 }
