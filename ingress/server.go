@@ -32,6 +32,7 @@ type Server struct {
 	selfSigned func() (*tls.Certificate, error)
 	buffers    bufferPool
 	errorLog   *log.Logger
+	tls        *tls.Config   // of ServeTLS; net/http has a copy, which it changes
 	askTLS     *tls.Config   // of hosts whose clients are asked for a certificate
 	mirrors    chan struct{} // as many as are under way
 	asides     sync.WaitGroup
@@ -91,7 +92,7 @@ func NewServer(cfg Config) *Server {
 			GetCertificate: s.certificate,
 			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 				if l := s.live.Load().listenerOf(hello); l != nil {
-					return l.config(s.http.TLSConfig)
+					return l.config(s.tls)
 				}
 				if s.live.Load().asks(matchHost(hello.ServerName)) {
 					return s.askTLS, nil
@@ -106,7 +107,8 @@ func NewServer(cfg Config) *Server {
 	s.http.Protocols.SetHTTP1(true)
 	s.http.Protocols.SetHTTP2(true)
 	s.http.Protocols.SetUnencryptedHTTP2(true)
-	s.askTLS = s.http.TLSConfig.Clone()
+	s.tls = s.http.TLSConfig.Clone()
+	s.askTLS = s.tls.Clone()
 	s.askTLS.GetConfigForClient, s.askTLS.ClientAuth = nil, tls.RequestClientCert
 	s.live.Store(&Routes{})
 	return s
@@ -260,7 +262,7 @@ func (s *Server) ServeTLS(l net.Listener) error {
 	}
 	sn := newSniffer(s, l)
 	defer sn.wg.Wait()
-	return s.accept(sn, s.http.TLSConfig)
+	return s.accept(sn, s.tls)
 }
 
 // tlsPort is where HTTPS is at the address that a request came to: 443 unless a
