@@ -104,6 +104,9 @@ func (w *worker) claim(to packet.Tuple, out *attachment) (uint16, bool) {
 	if !hasPorts(to.Proto) {
 		return 0, false
 	}
+	if out.Masquerade && !w.taken(to, out) {
+		return to.SrcPort, true // outside, the port of the pod is kept where it can be (RFC 4787, 4.2.1)
+	}
 	first, last := w.cfg.MasqueradePorts[0], w.cfg.MasqueradePorts[1]
 	n := uint32(last-first) + 1
 	start := uint32(to.Hash(0) >> 32)

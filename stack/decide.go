@@ -145,7 +145,7 @@ func (s *Snapshot) service(q *query, v *view, d *decision) Reason {
 	sp, outcome := s.lookup(q.Tuple)
 	d.deps.service = sp
 	if outcome == nat.Translate {
-		external := q.port.Local && !s.own[q.Src]
+		external := q.port.Local && !s.own[q.Src] || q.port.Router && !q.port.has(q.Src)
 		sticky := v.serving
 		if sticky == nil {
 			sticky = v.affinity.recall(q.Src, sp, v.now)
@@ -252,10 +252,18 @@ func forbidden(a packet.Addr) bool {
 		ip == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// masquerade: a packet that a Service leads back to the pod that it came from
-// needs the gateway's address as source, or the answer would bypass us (hairpin).
-// The gateway's own stack hands us also what it sends to itself.
+// masquerade: what leaves by an uplink needs the address that the gateway has
+// there as source. So does a packet that a Service leads back to the pod that it
+// came from, or the answer would bypass us (hairpin). The gateway's own stack hands
+// us also what it sends to itself.
 func (s *Snapshot) masquerade(q *query, d *decision) Reason {
+	if d.out.Masquerade && d.out != q.port && s.isPods(d.to.Src) {
+		d.to.Src = s.segment(d.out.segment).gateway(d.to.Src)
+		if d.masquerade = true; d.to.Src == (packet.Addr{}) {
+			return NoRoute // the uplink is of the other family
+		}
+		return None
+	}
 	if q.port.Local || d.out != q.port && (d.backend == nil || d.out.Pod != q.port.Pod) {
 		return None
 	}

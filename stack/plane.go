@@ -80,6 +80,11 @@ type PortSpec struct {
 
 	Router bool // forwards for others: may send from every address that is nobody's in the cluster
 
+	// Masquerade gives what pods send out by this port the gateway's address in its
+	// segment as source. Answers, and what comes to Services at that address, come
+	// in by it; nothing else does.
+	Masquerade bool
+
 	Network   string // the Segment, published before; empty: the cluster's own
 	Secondary bool   // a further interface of its pod, not the one that NetworkPolicy is about
 	Default   bool   // the pod's default route leads here, for Trace; no interface: its own one's

@@ -64,5 +64,5 @@ func (s *Snapshot) mayUse(at *attachment, a packet.Addr) bool {
 		return true
 	}
 	out, known := s.via(a)
-	return known && out == at && s.owner[a] == nil && !s.isPods(a) && !s.own[a]
+	return known && out == at && s.owner[a] == nil && !s.isPods(a) && !s.isOwn(a)
 }

@@ -228,8 +228,12 @@ func (t *Trace) route(s *Snapshot, q *query, d *decision, r Reason) {
 func (t *Trace) masquerade(q *query, d *decision, r Reason) {
 	switch {
 	case t == nil:
+	case r == NoRoute:
+		t.add(stageMasquerade, "the gateway has no address of that family at %s", d.out.label())
 	case r != None:
 		t.add(stageMasquerade, "%s would get its own packet back", q.port.label())
+	case d.masquerade && d.out.Masquerade:
+		t.add(stageMasquerade, "by %s: the other side sees the gateway's address there, %s", d.out.label(), d.to.Src)
 	case d.masquerade:
 		t.add(stageMasquerade, "hairpin: %s sees the gateway, %s, as its client", d.out.label(), d.to.Src)
 	default:

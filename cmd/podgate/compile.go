@@ -71,11 +71,11 @@ func (g *gateway) compile(st *kube.State) bool {
 	next := tables{state: st}
 	var problems [3][]kube.Problem
 	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{
-		NodeName: g.cfg.Kube.NodeName, NodeAddrs: g.nodeAddrs(), ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
+		NodeName: g.cfg.Kube.NodeName, NodeAddrs: slices.Concat(g.nodeAddrs(), g.uplink.own()), ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
 	})
 	next.policies, problems[1] = policy.Compile(prev.policies, st, g.policyConfig())
 	segments, routes := stack.SegmentsOf(st)
-	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Segments: segments, Routes: slices.Concat(g.cfg.Routes, routes, g.peers(st)), Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
+	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Segments: slices.Concat(segments, g.uplink.segments()), Routes: slices.Concat(g.cfg.Routes, routes, g.peers(st), g.uplink.routes()), Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
 	corefile, corefileProblems := g.corefile.read(g.cfg.Corefile, g.cfg.Kube.ClusterDomain, st)
 	next.zone = dns.Compile(prev.zone, st, corefile.Options(g.dnsConfig(nil)))
 	if corefile != prev.corefile {

@@ -38,6 +38,9 @@ type config struct {
 	Attach         string
 	Egress         string
 	EgressAllow    []netip.Prefix
+	UplinkName     string
+	UplinkAddrs    []netip.Prefix // of one family each, with host bits
+	UplinkNextHops []netip.Addr
 	IngressHTTP    netip.AddrPort
 	IngressHTTPS   netip.AddrPort
 	Trusted        []netip.Prefix // proxies in front of Ingress
@@ -162,9 +165,27 @@ var settings = []setting{
 	{"metrics.listen", "", "where /metrics answers with the numbers of Ingress for Prometheus, such as 127.0.0.1:9090; empty: nowhere", func(c *config, v string) error {
 		return optionalAddrPort(v, &c.Metrics)
 	}},
-	{"egress.mode", "sockets", "way out of the cluster: sockets (dialled again from the gateway's namespace) or none", func(c *config, v string) (err error) {
-		c.Egress, err = oneOf(v, "sockets", "none")
+	{"egress.mode", "sockets", "way out of the cluster: sockets (dialled again from the gateway's namespace), uplink (packets, masqueraded, by a TAP or veth in that namespace, which takes CAP_NET_ADMIN there) or none", func(c *config, v string) (err error) {
+		c.Egress, err = oneOf(v, "sockets", "uplink", "none")
 		return err
+	}},
+	{"egress.uplink.name", "podgate-up", "the uplink's interface", func(c *config, v string) error {
+		c.UplinkName = v
+		return nil
+	}},
+	{"egress.uplink.addresses", "", "the gateway's own at the uplink, which pods come from: at most one a family, with the length of the link's prefix, such as 192.0.2.10/24", func(c *config, v string) (err error) {
+		c.UplinkAddrs, err = interfaces(v)
+		return err
+	}},
+	{"egress.uplink.next-hops", "", "the interface's, in the gateway's namespace: one in the prefix of each of those", func(c *config, v string) error {
+		for _, s := range list(v) {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return fmt.Errorf("%q is not an address", s)
+			}
+			c.UplinkNextHops = append(c.UplinkNextHops, a)
+		}
+		return nil
 	}},
 	{"egress.allow", "", "host addresses, otherwise forbidden, that pods may reach: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
 		c.EgressAllow, err = prefixes(v)
@@ -310,12 +331,10 @@ type origin struct{ Value, From string }
 // read if there is one.
 func loadConfig(flags *pflag.FlagSet, file string, paths []string) (config, map[string]origin, error) {
 	v := viper.New()
-	v.SetEnvPrefix("PODGATE")
-	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
 	for _, s := range settings {
 		v.SetDefault(s.Key, s.Default)
 		if s.set != nil {
-			v.BindEnv(s.Key)
+			v.BindEnv(s.Key, envName(s.Key))
 		}
 	}
 	c := config{Images: defaultImages()}
@@ -391,6 +410,9 @@ func (c *config) check() error {
 		if p.Addr().BitLen()-p.Bits() < 4 {
 			return fmt.Errorf("configuration: pods.cidrs: %s is too small", p)
 		}
+	}
+	if _, err := newUplink(*c); err != nil {
+		return fmt.Errorf("configuration: %w", err)
 	}
 	return nil
 }
@@ -485,8 +507,9 @@ func setByFlag(flags *pflag.FlagSet, key string) bool {
 	return ok
 }
 
+// envName is the environment variable of a setting; shells know no dots and hyphens.
 func envName(key string) string {
-	return "PODGATE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+	return "PODGATE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
 }
 
 // text writes a value as settings parse it: lists joined by commas.
@@ -522,6 +545,18 @@ func prefixes(v string) ([]netip.Prefix, error) {
 		}
 		if p != p.Masked() {
 			return nil, fmt.Errorf("%s has bits set beyond its prefix; did you mean %s?", p, p.Masked())
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// interfaces reads addresses with the lengths of their prefixes.
+func interfaces(v string) (out []netip.Prefix, err error) {
+	for _, s := range list(v) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p.IsSingleIP() {
+			return nil, fmt.Errorf("%q is not an address with a prefix length such as 192.0.2.10/24", s)
 		}
 		out = append(out, p)
 	}

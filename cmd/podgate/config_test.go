@@ -66,6 +66,7 @@ func TestConfigurationPrecedenceIsDefaultFileEnvironmentFlag(t *testing.T) {
 	}
 	t.Setenv("PODGATE_PODS_MTU", "1400")
 	t.Setenv("PODGATE_FLOWS_MAX", "2000")
+	t.Setenv("PODGATE_DNS_RANDOM_CASE", "true")
 	cfg, from, err := loadConfig(configFlags(t, "--set", "flows.max=3000"), "", []string{dir})
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +83,7 @@ func TestConfigurationPrecedenceIsDefaultFileEnvironmentFlag(t *testing.T) {
 	if got := cfg.Images[workloadImage]; len(got) != 2 {
 		t.Errorf("the workload image stays when images are set: got %v", cfg.Images)
 	}
-	for key, want := range map[string]string{"dns.ttl": filepath.Join(dir, "podgate.yaml"), "pods.mtu": "PODGATE_PODS_MTU", "flows.max": "flag", "log.level": "default"} {
+	for key, want := range map[string]string{"dns.ttl": filepath.Join(dir, "podgate.yaml"), "pods.mtu": "PODGATE_PODS_MTU", "flows.max": "flag", "dns.random-case": "PODGATE_DNS_RANDOM_CASE", "log.level": "default"} {
 		if got := from[key].From; got != want {
 			t.Errorf("%s comes from %q, want %q", key, got, want)
 		}
@@ -103,7 +104,7 @@ func TestConfigurationRefusesWhatItDoesNotKnow(t *testing.T) {
 		"overlap":            {"", []string{"--set", "services.cidrs=10.244.1.0/24"}, `overlaps`},
 		"two of one family":  {"", []string{"--set", "pods.cidrs=10.1.0.0/16,10.2.0.0/16"}, `at most one range a family`},
 		"unknown flag key":   {"", []string{"--set", "no.such=1"}, `--set no.such: unknown key`},
-		"bad egress mode":    {"egress:\n  mode: tunnel\n", nil, `"tunnel" is none of sockets, none`},
+		"bad egress mode":    {"egress:\n  mode: tunnel\n", nil, `"tunnel" is none of sockets, uplink, none`},
 		"node ports swapped": {"", []string{"--set", "services.nodeports=40000-30000"}, `is not a range of ports`},
 		"not YAML":           {"\tdns", nil, `podgate.yaml`},
 		"images not a map":   {"images: [a]\n", nil, `images: must map`},

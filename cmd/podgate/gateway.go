@@ -59,6 +59,7 @@ type gateway struct {
 	metrics  *http.Server // nil: none
 	pods     *pod.Runtime // nil: pods are somebody else's
 	cluster  *cluster     // nil: what is desired comes from manifests
+	uplink   *uplink      // nil: no packets leave
 	control  *control.Server
 
 	attachments attachments // of namespaces that are somebody else's
@@ -220,6 +221,9 @@ func nicKind(attach string) string {
 }
 
 func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
+	if g.uplink, err = newUplink(g.cfg); err != nil {
+		return err
+	}
 	mac := macOf(own.node)
 	var answerAt []netip.AddrPort
 	for _, a := range own.dns {
@@ -255,6 +259,9 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 				g.log.Error("verdicts are no longer logged", "err", err)
 			}
 		})
+	}
+	if err := g.linkUplink(); err != nil {
+		return err
 	}
 	_, err = g.plane.Attach(stack.PortSpec{Name: "local", MAC: macOf(own.dns), Addrs: own.all(), MTU: g.cfg.MTU, Local: true}, g.local.Device())
 	return err

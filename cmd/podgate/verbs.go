@@ -312,7 +312,10 @@ func (g *gateway) routes() (out []routeRecord) {
 	}
 	for _, d := range []string{"0.0.0.0/0", "::/0"} {
 		r := routeRecord{d, "local", "egress by sockets"}
-		if g.cfg.Egress == "none" {
+		switch {
+		case g.uplink != nil && slices.ContainsFunc(g.uplink.nextHops, func(a netip.Addr) bool { return a.Is4() == (d == "0.0.0.0/0") }):
+			r = routeRecord{d, uplinkPort.Name, "egress by packets, masqueraded"}
+		case g.cfg.Egress == "none":
 			r = routeRecord{d, "reject", "egress.mode is none"}
 		}
 		out = append(out, r)
