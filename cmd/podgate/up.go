@@ -258,10 +258,10 @@ func (g *gateway) awaitPods(ctx context.Context, say func(string)) error {
 	var readyBy <-chan time.Time
 	said := ""
 	for {
-		if err := g.enforce(ctx); err != nil {
+		st := g.store.State()
+		if err := g.enforce(ctx); err != nil { // of st at least: who is ready is also reached
 			return err
 		}
-		st := g.store.State()
 		pending, unready, failed := podProgress(st)
 		if failed != nil {
 			return failed
