@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -72,21 +71,11 @@ func cniBench(o options) (result, error) {
 	if o.quick {
 		single, many = 10, 64
 	}
-	dir, err := os.MkdirTemp("", "podgate-bench-")
+	dir, remove, err := scratch()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	// Processes end with this one; files do not.
-	stopped := make(chan os.Signal, 1)
-	signal.Notify(stopped, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(stopped)
-	go func() {
-		if _, ok := <-stopped; ok {
-			os.RemoveAll(dir)
-			os.Exit(130)
-		}
-	}()
+	defer remove()
 	r := new(rig)
 	defer r.close()
 	node, err := r.ns("node")

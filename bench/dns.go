@@ -7,13 +7,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -80,21 +78,11 @@ func dnsBench(o options) (result, error) {
 	if _, err := exec.LookPath("dnsperf"); err != nil {
 		return nil, errors.New("dnsperf is missing; install it: apt-get install -y dnsperf")
 	}
-	dir, err := os.MkdirTemp("", "podgate-bench-")
+	dir, remove, err := scratch()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	// Processes end with this one; files do not.
-	stopped := make(chan os.Signal, 1)
-	signal.Notify(stopped, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(stopped)
-	go func() {
-		if _, ok := <-stopped; ok {
-			os.RemoveAll(dir)
-			os.Exit(130)
-		}
-	}()
+	defer remove()
 	for _, n := range r.sizes {
 		if err := r.measure(dir, n, seconds, min(p.rounds, 3)); err != nil {
 			return nil, err

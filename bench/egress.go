@@ -57,11 +57,11 @@ var egressMetrics = []metric{
 }
 
 func egress(o options) (result, error) {
-	dir, err := os.MkdirTemp("", "podgate-bench-")
+	dir, remove, err := scratch()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	e := &egressRig{rig: new(rig), dir: dir}
 	defer e.close()
 	if err := e.outside(); err != nil {

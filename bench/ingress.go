@@ -10,13 +10,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -92,23 +90,13 @@ func ingressBench(o options) (result, error) {
 			return nil, fmt.Errorf("%s is missing; install it: apt-get install -y %s", tool, pkg)
 		}
 	}
-	dir, err := os.MkdirTemp("", "podgate-bench-")
+	dir, remove, err := scratch()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	note := newProgress(os.Stderr)
 	defer note.end()
-	// Processes end with this one; files do not.
-	stopped := make(chan os.Signal, 1)
-	signal.Notify(stopped, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(stopped)
-	go func() {
-		if _, ok := <-stopped; ok {
-			os.RemoveAll(dir)
-			os.Exit(130)
-		}
-	}()
 	if err := frontCertificate(dir); err != nil {
 		return nil, err
 	}

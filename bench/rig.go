@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"podgate/stack/link"
@@ -360,4 +362,28 @@ func (p podSpec) open(fd int) (link.Device, error) {
 		return link.OpenTAPFD(fd, p.Name)
 	}
 	return link.OpenVethFD(fd, p.Name)
+}
+
+// scratch makes a directory for a run's files, which also goes when the run is
+// interrupted: its processes end with this one, files do not.
+func scratch() (dir string, remove func(), err error) {
+	if dir, err = os.MkdirTemp("", "podgate-bench-"); err != nil {
+		return "", nil, err
+	}
+	stopped := make(chan os.Signal, 1)
+	signal.Notify(stopped, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-stopped:
+			os.RemoveAll(dir)
+			os.Exit(130)
+		case <-done:
+		}
+	}()
+	return dir, func() {
+		signal.Stop(stopped)
+		close(done)
+		os.RemoveAll(dir)
+	}, nil
 }

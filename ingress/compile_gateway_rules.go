@@ -37,14 +37,12 @@ func (g *gatewayCompiler) httpRoute(o *gatewayv1.HTTPRoute) *routeObject {
 		}
 		var parts []share
 		for j, b := range rule.BackendRefs {
-			backend, v := g.service(r, b.BackendObjectReference)
-			r.resolve(fmt.Sprintf("%s.backendRefs[%d]", u.field, j), v)
 			own := o
 			if len(b.Filters) > 0 {
 				own = o.clone()
 				f.http(own, b.Filters)
 			}
-			parts = append(parts, share{backend, own, int(deref(b.Weight))})
+			parts = append(parts, g.share(r, u, j, b.BackendRef, own))
 		}
 		g.finish(r, u, f, o, parts)
 	}
@@ -57,6 +55,13 @@ type share struct {
 	backend *backend
 	options *options
 	weight  int
+}
+
+// share reads backend j of a rule, which has these options.
+func (g *gatewayCompiler) share(r *routeObject, u *ruleObject, j int, b gatewayv1.BackendRef, o *options) share {
+	backend, v := g.service(r, b.BackendObjectReference)
+	r.resolve(fmt.Sprintf("%s.backendRefs[%d]", u.field, j), v)
+	return share{backend, o, int(deref(b.Weight))}
 }
 
 // finish makes the route of a rule.
@@ -243,14 +248,12 @@ func (g *gatewayCompiler) grpcRoute(o *gatewayv1.GRPCRoute) *routeObject {
 		}
 		var parts []share
 		for j, b := range rule.BackendRefs {
-			backend, v := g.service(r, b.BackendObjectReference)
-			r.resolve(fmt.Sprintf("%s.backendRefs[%d]", u.field, j), v)
 			own := o
 			if len(b.Filters) > 0 {
 				own = o.clone()
 				f.grpc(own, b.Filters)
 			}
-			parts = append(parts, share{backend, own, int(deref(b.Weight))})
+			parts = append(parts, g.share(r, u, j, b.BackendRef, own))
 		}
 		g.finish(r, u, f, o, parts)
 	}

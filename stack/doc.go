@@ -9,11 +9,11 @@
 //	mtu.go         what is too long for its way out
 //	revalidate.go  flows and new configurations
 //	refuse.go      drops, rejections, their counters
-//	arp_nd.go, icmp.go, fragments.go, multicast.go: the exceptions
+//	arp_nd.go, icmp.go, fragments.go, multicast.go, autoconf.go: the exceptions
 //	faults.go      ports with a bad link
 //	capture.go     copies of frames for who watches
 //	plane.go, ports.go, run.go: the plane from outside, and its loop
 //
-// The package starts no goroutines. Plane.Run is one, the worker, locked to its
-// thread; whoever called it stops it by its context and waits for it to return.
+// The package starts no goroutines. Plane.Run is one, the worker;
+// whoever called it stops it by its context and waits for it to return.
 package stack

@@ -171,11 +171,7 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 	case "networkpolicies":
 		items = pick(st.NetworkPolicies, q)
 	case "clusternetworkpolicies":
-		for _, name := range slices.Sorted(maps.Keys(st.ClusterPolicies)) {
-			if q.Name == "" || q.Name == name {
-				items = append(items, st.ClusterPolicies[name])
-			}
-		}
+		items = pickNamed(st.ClusterPolicies, q.Name)
 	case "network-attachment-definitions":
 		items = pick(st.NetworkAttachments, q)
 	case "namespaces":
