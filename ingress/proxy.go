@@ -1,27 +1,19 @@
 package ingress
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	crand "crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -33,11 +25,6 @@ import (
 // client before added. Fields that say where a request came from are made new
 // unless the client is a trusted proxy, in any spelling that a backend could
 // mistake for them.
-//
-// An endpoint that cannot be connected to, or fails before it answers, is replaced
-// by another as proxy-next-upstream says, if nothing of the request's body has
-// been read. POST, PATCH and LOCK requests that may have reached an endpoint are
-// not sent again unless the Ingress says non_idempotent.
 
 // request is one on its way to a backend.
 type request struct {
@@ -185,33 +172,8 @@ func (q *request) answer(w http.ResponseWriter) {
 
 func (q *request) now() time.Time { return q.began }
 
-// scheme is the client's.
-func (q *request) scheme() string {
-	if q.secure() {
-		return "https"
-	}
-	return "http"
-}
-
 // decoded is the path as nginx's $uri has it.
 func (q *request) decoded() string { return decoded(q.match) }
-
-// id names the request, to the endpoint and in logs.
-func (q *request) id() string {
-	if q.requestID == "" {
-		if had := q.in.Header.Get("X-Request-Id"); q.trust && had != "" {
-			q.requestID = had
-		} else {
-			q.requestID = requestID()
-		}
-	}
-	return q.requestID
-}
-
-// secure reports whether the client's connection is encrypted.
-func (q *request) secure() bool {
-	return q.in.TLS != nil || q.trust && strings.EqualFold(q.in.Header.Get("X-Forwarded-Proto"), "https")
-}
 
 // redirect sends the client to the same place by HTTPS. A client that named a
 // port gets that of our TLS listener; one that did not came through port 80,
@@ -349,36 +311,6 @@ func expand(target string, groups []string) string {
 	return b.String()
 }
 
-// forwarded says in the fields of a request where it came from.
-func (q *request) forwarded(h http.Header) {
-	in := q.in
-	for name := range h {
-		if !q.trust && impersonates(name) {
-			delete(h, name)
-		}
-	}
-	forwardedFor := q.client.String()
-	proto, port := "http", q.local.Port()
-	if in.TLS != nil {
-		proto = "https"
-	}
-	set := func(name, value string) {
-		if had := in.Header.Get(name); q.trust && had != "" {
-			value = had
-		}
-		h.Set(name, value)
-	}
-	if had := in.Header.Values("X-Forwarded-For"); q.trust && len(had) > 0 {
-		forwardedFor = strings.Join(had, ", ") + ", " + forwardedFor
-	}
-	h.Set("X-Forwarded-For", forwardedFor)
-	set("X-Forwarded-Proto", proto)
-	set("X-Forwarded-Host", in.Host)
-	set("X-Forwarded-Port", strconv.Itoa(int(port)))
-	h.Set("X-Request-Id", q.id())
-	h.Set("X-Real-Ip", q.origin().String())
-}
-
 // complete makes the answer that the client gets.
 func (q *request) complete(answer *http.Response) {
 	o := q.route.options
@@ -405,333 +337,3 @@ func (q *request) complete(answer *http.Response) {
 		o.sticky.set(q, q.backend, q.endpoint, h)
 	}
 }
-
-// impersonates reports whether a field of this name, or one that CGI-like
-// backends take for it, says where a request came from.
-func impersonates(name string) bool {
-	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	return strings.HasPrefix(name, "x-forwarded-") || name == "x-real-ip" || name == "x-request-id" || name == "forwarded"
-}
-
-// origin is the last address on the way that is no trusted proxy's.
-func (q *request) origin() netip.Addr {
-	addr := q.client
-	if !q.trust {
-		return addr
-	}
-	hops := strings.Split(strings.Join(q.in.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		next, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
-			break
-		}
-		if addr = next; !q.trusted(addr) {
-			break
-		}
-	}
-	return addr
-}
-
-func (s *Server) trusted(addr netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-func requestID() string {
-	var b [16]byte
-	crand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
-
-// RoundTrip sends the request to the endpoint that is chosen for it, or to
-// others as proxy-next-upstream says.
-func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
-	o := q.route.options
-	out, renew := q.renewable(out)
-	var tried []*endpoint
-	for attempts := 1; ; attempts++ {
-		if o.retry.same && len(tried) == len(q.backend.endpoints) {
-			tried = nil
-		}
-		e := q.backend.pick(q, tried)
-		tried = append(tried, e)
-		out.URL.Scheme, out.URL.Host = e.scheme(), e.String()
-		e.open.Add(1)
-		sent := time.Now()
-		answer, err := q.send(e, out)
-		q.endpoint, q.waited = e, time.Since(sent)
-		var dial *dialError
-		dialled := !errors.As(err, &dial)
-		e.connected(dialled, sent)
-		again := (o.retry.same || len(tried) < len(q.backend.endpoints)) && (o.retry.tries == 0 || attempts < o.retry.tries) &&
-			out.Context().Err() == nil && (o.retry.timeout == 0 || time.Since(q.began) < o.retry.timeout)
-		if again {
-			out, again = renew()
-		}
-		if err == nil {
-			e.answered(q.waited)
-			if again && o.retry.wants(answer.StatusCode) && q.repeatable(o.retry) {
-				answer.Body.Close()
-				e.open.Add(-1)
-				q.retries.Add(1)
-				o.retry.wait(out.Context())
-				continue
-			}
-			answer.Body = &counted{ReadCloser: answer.Body, e: e}
-			return answer, nil
-		}
-		e.open.Add(-1)
-		if !again || o.retry.on&reasonOf(err) == 0 || dialled && !q.repeatable(o.retry) {
-			return nil, err
-		}
-		q.retries.Add(1)
-		o.retry.wait(out.Context())
-	}
-}
-
-// send is one attempt, within the times that the Ingress allows.
-func (q *request) send(e *endpoint, out *http.Request) (*http.Response, error) {
-	o := q.route.options
-	if o.attempt == 0 && o.read == 0 && (o.send == 0 || out.Body == nil) {
-		return q.transport(e).RoundTrip(out)
-	}
-	ctx, cancel := context.WithCancelCause(out.Context())
-	timed := out.WithContext(ctx)
-	if o.send > 0 && out.Body != nil {
-		timed.Body = &paced{ReadCloser: out.Body, limit: o.send, between: true, cancel: cancel}
-	}
-	var late *time.Timer
-	if o.attempt > 0 {
-		late = time.AfterFunc(o.attempt, func() { cancel(context.DeadlineExceeded) })
-	}
-	answer, err := q.transport(e).RoundTrip(timed)
-	if err != nil {
-		if late != nil {
-			late.Stop()
-		}
-		if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && errors.Is(cause, context.DeadlineExceeded) {
-			err = cause
-		}
-		cancel(nil)
-		return nil, err
-	}
-	body := &paced{ReadCloser: answer.Body, limit: o.read, late: late, cancel: cancel}
-	if answer.StatusCode == http.StatusSwitchingProtocols {
-		body.limit = 0
-		if late != nil {
-			late.Stop()
-		}
-	}
-	answer.Body = body
-	return answer, nil
-}
-
-// paced is a body whose reads, or the times between them, are limited.
-type paced struct {
-	io.ReadCloser
-	limit   time.Duration // 0 none
-	between bool
-	timer   *time.Timer
-	late    *time.Timer // of the whole body; nil: none
-	cancel  context.CancelCauseFunc
-}
-
-func (p *paced) Read(b []byte) (int, error) {
-	if p.limit == 0 {
-		return p.ReadCloser.Read(b)
-	}
-	if p.timer == nil {
-		p.timer = time.AfterFunc(p.limit, func() { p.cancel(context.DeadlineExceeded) })
-	} else {
-		p.timer.Reset(p.limit)
-	}
-	if p.between {
-		p.timer.Stop()
-	} else {
-		defer p.timer.Stop()
-	}
-	n, err := p.ReadCloser.Read(b)
-	if p.between && err == nil {
-		p.timer.Reset(p.limit)
-	}
-	return n, err
-}
-
-// Close ends an answer; the body of a request may be closed before its answer comes.
-func (p *paced) Close() error {
-	for _, t := range []*time.Timer{p.timer, p.late} {
-		if t != nil {
-			t.Stop()
-		}
-	}
-	err := p.ReadCloser.Close()
-	if !p.between {
-		p.cancel(nil)
-	}
-	return err
-}
-
-func (p *paced) Write(b []byte) (int, error) { return writeTo(p.ReadCloser, b) }
-
-// writeTo writes to a connection that was upgraded.
-func writeTo(c io.Closer, p []byte) (int, error) {
-	w, ok := c.(io.Writer)
-	if !ok {
-		return 0, errors.New("the connection was not upgraded")
-	}
-	return w.Write(p)
-}
-
-// unhurried is a request's body of which some has to come within each limit.
-type unhurried struct {
-	io.ReadCloser
-	control *http.ResponseController
-	limit   time.Duration
-	late    atomic.Bool
-}
-
-func (u *unhurried) Read(p []byte) (int, error) {
-	u.control.SetReadDeadline(time.Now().Add(u.limit))
-	n, err := u.ReadCloser.Read(p)
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		u.late.Store(true)
-		err = errSlowBody // the deadline stays: net/http would wait for the rest
-	case err != nil:
-		u.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
-}
-
-func (u *unhurried) Close() error {
-	if !u.late.Load() {
-		u.control.SetReadDeadline(time.Time{})
-	}
-	return u.ReadCloser.Close()
-}
-
-var errSlowBody = errors.New("the client was too slow with the request's body")
-
-// counted is an answer's body; while it is open its endpoint has something to do.
-type counted struct {
-	io.ReadCloser
-	e    *endpoint
-	once sync.Once
-}
-
-func (c *counted) Close() error {
-	c.once.Do(func() { c.e.open.Add(-1) })
-	return c.ReadCloser.Close()
-}
-
-func (c *counted) Write(p []byte) (int, error) { return writeTo(c.ReadCloser, p) }
-
-// renewable is a request that may be sent more than once. renew makes the next
-// one of it, and reports whether there can be one: if nothing of the body has
-// been read, or it was small and is kept because the route asks for repetitions.
-func (q *request) renewable(out *http.Request) (first *http.Request, renew func() (*http.Request, bool)) {
-	if !q.route.options.retry.same {
-		if out.Body == nil {
-			return out, func() (*http.Request, bool) { return out, true }
-		}
-		body := &untouched{ReadCloser: out.Body}
-		out.Body = body
-		return out, func() (*http.Request, bool) { return out, !body.read.Load() }
-	}
-	var kept []byte
-	if out.Body != nil {
-		n := q.in.ContentLength
-		if n < 0 || n > maxKept {
-			return out, func() (*http.Request, bool) { return out, false }
-		}
-		var err error
-		if kept, err = io.ReadAll(out.Body); err != nil {
-			out.Body = io.NopCloser(io.MultiReader(bytes.NewReader(kept), failing{err}))
-			return out, func() (*http.Request, bool) { return out, false }
-		}
-	}
-	next := func() (*http.Request, bool) {
-		again := out.Clone(out.Context())
-		if out.Body != nil {
-			again.Body = io.NopCloser(bytes.NewReader(kept))
-		}
-		return again, true
-	}
-	first, _ = next()
-	return first, next
-}
-
-const maxKept = 64 << 10 // bytes of a body that is kept for repetitions
-
-// failing is the end of a body that could not be read.
-type failing struct{ error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.error }
-
-// wants reports whether an answer of this status is another try's reason.
-func (r *retry) wants(status int) bool {
-	return r.on&statusConditions[status] != 0 || r.codes[status]
-}
-
-// wait lets the time between two attempts pass.
-func (r *retry) wait(ctx context.Context) {
-	if r.backoff == 0 {
-		return
-	}
-	t := time.NewTimer(r.backoff)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// repeatable reports whether a request that may have reached an endpoint can be
-// sent to another.
-func (q *request) repeatable(r retry) bool {
-	switch q.in.Method {
-	case http.MethodPost, http.MethodPatch, "LOCK":
-		return r.on&nonIdempotent != 0
-	}
-	return true
-}
-
-// reasonOf is the condition that an error is.
-func reasonOf(err error) condition {
-	switch {
-	case errors.Is(err, context.Canceled):
-		return 0
-	case statusOf(err) == http.StatusGatewayTimeout:
-		return onTimeout
-	case strings.Contains(err.Error(), "malformed HTTP"):
-		return onInvalidHeader
-	}
-	return onError
-}
-
-// untouched is a request body that knows whether some of it was read. Closing
-// is left to the one who made the request, as it may be sent a second time.
-type untouched struct {
-	io.ReadCloser
-	read atomic.Bool
-}
-
-func (b *untouched) Read(p []byte) (int, error) {
-	b.read.Store(true)
-	return b.ReadCloser.Read(p)
-}
-
-func (b *untouched) Close() error { return nil }
-
-// bufferPool lends the buffers that bodies are copied through.
-type bufferPool struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10 // bytes
-
-func (p *bufferPool) Get() []byte {
-	if b, ok := p.pool.Get().(*[bufferSize]byte); ok {
-		return b[:]
-	}
-	return make([]byte, bufferSize)
-}
-
-func (p *bufferPool) Put(b []byte) { p.pool.Put((*[bufferSize]byte)(b)) }
