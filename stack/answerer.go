@@ -26,11 +26,29 @@ const MaxAnswer = 1232
 const answerHeaders = 48
 
 // answering is the Config's Answerer as the worker uses it.
+//
+// Of a pod that asks much, several queries of one socket come in one batch. Their
+// answers, where they are of one length, leave as one super-frame, which the
+// pod's kernel takes apart where they are read: a frame costs more than an answer.
 type answering struct {
 	Answerer
-	at  []packet.Addr
-	buf [MaxAnswer]byte
+	at     []packet.Addr
+	buf    [MaxAnswer]byte
+	trains [4]train // of this batch
+	oldest int      // of trains
 }
+
+// train is a frame in a port's queue that answers of the same flow may join.
+type train struct {
+	flow  *flow.Flow
+	place int // in the queue
+	roomy bool
+}
+
+const (
+	busy      = 8        // frames in a batch from which on answers leave together
+	trainRoom = 16 << 10 // bytes
+)
 
 func newAnswering(cfg *Config) *answering {
 	if cfg.Answerer == nil {
@@ -65,8 +83,38 @@ func (w *worker) answered(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Le
 	if n == 0 || n+answerHeaders > in.MTU {
 		return false
 	}
-	reply := packet.BuildUDPReply(w.made.next(), p, a.buf[:n])
 	w.flows.Hit(f, &f.Reply, 0, int(p.Payload-p.L3)+n, w.now)
-	w.answer(in, DNSAnswered, reply)
+	w.reasons[DNSAnswered].add(1)
+	if w.crowd < busy || len(w.captures) != 0 || !w.joined(in, f, a.buf[:n]) {
+		a.trains[a.oldest] = train{flow: f, place: len(in.out)}
+		a.oldest = (a.oldest + 1) % len(a.trains)
+		w.send(in, packet.BuildUDPReply(w.made.next(), p, a.buf[:n]))
+	}
 	return true
 }
+
+// joined puts an answer into a frame for f that waits in in's queue.
+func (w *worker) joined(in *port, f *flow.Flow, answer []byte) bool {
+	for i := range w.answering.trains {
+		t := &w.answering.trains[i]
+		if t.flow != f {
+			continue
+		}
+		frame := in.out[t.place]
+		if !t.roomy {
+			frame = append(packet.Frame(w.made.take(trainRoom))[:0], frame...)
+			t.roomy = true
+		}
+		longer := packet.AppendUDP(frame, answer)
+		if longer == nil {
+			t.flow = nil
+			return false
+		}
+		in.out[t.place] = longer
+		return true
+	}
+	return false
+}
+
+// depart lets nothing join the frames of this batch any more.
+func (a *answering) depart() { a.trains = [len(a.trains)]train{} }

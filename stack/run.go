@@ -140,36 +140,44 @@ func (p *Plane) stop() {
 // soonest; but it takes the scheduler's P along, and goroutines that the last
 // batch made runnable wait until another thread notices. So while there are such,
 // those of the local stack, the goroutine gives way instead, and the runtime's
-// own poller watches the epoll descriptor, on the same thread if need be.
+// own poller watches the epoll descriptor, on the same thread if need be. It does
+// so through a second one, which is empty otherwise: else every frame would wake
+// the runtime's poller too, for nothing.
 type poller struct {
 	epoll, event int
-	shared       *os.File // epoll's, for the runtime's poller
+	outer        int      // holds epoll while watched
+	shared       *os.File // outer's, for the runtime's poller
+	watched      bool
 	raw          syscall.RawConn
 	events       [128]unix.EpollEvent
 }
 
 func newPoller() (*poller, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
+	p := &poller{epoll: -1, event: -1}
+	if err := p.open(); err != nil {
+		p.close()
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		unix.Close(epoll)
-		return nil, fmt.Errorf("eventfd: %w", err)
-	}
-	p := &poller{epoll: epoll, event: event}
-	if err := errors.Join(unix.SetNonblock(epoll, true), p.add(event, 0)); err != nil {
-		unix.Close(event)
-		unix.Close(epoll)
-		return nil, err
-	}
-	p.shared = os.NewFile(uintptr(epoll), "epoll")
-	if p.raw, err = p.shared.SyscallConn(); err != nil {
-		p.close()
-		return nil, err
-	}
 	return p, nil
+}
+
+func (p *poller) open() (err error) {
+	if p.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return err
+	}
+	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	if p.outer, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	err = unix.SetNonblock(p.outer, true) // or the runtime would not watch it
+	p.shared = os.NewFile(uintptr(p.outer), "epoll")
+	if err := errors.Join(err, p.add(p.event, 0)); err != nil {
+		return err
+	}
+	p.raw, err = p.shared.SyscallConn()
+	return err
 }
 
 func (p *poller) add(fd int, id flow.PortID) error {
@@ -203,7 +211,7 @@ func (p *poller) wait(ms int, company bool) ([]unix.EpollEvent, error) {
 	var err error
 	if company {
 		n, err = p.giveWay(ms)
-	} else {
+	} else if err = p.watch(false); err == nil {
 		n, err = unix.EpollWait(p.epoll, p.events[:], ms)
 	}
 	if errors.Is(err, unix.EINTR) {
@@ -222,6 +230,9 @@ func (p *poller) wait(ms int, company bool) ([]unix.EpollEvent, error) {
 }
 
 func (p *poller) giveWay(ms int) (n int, err error) {
+	if err := p.watch(true); err != nil {
+		return 0, err
+	}
 	if err := p.shared.SetReadDeadline(time.Now().Add(time.Duration(ms) * time.Millisecond)); err != nil {
 		return 0, err
 	}
@@ -235,7 +246,27 @@ func (p *poller) giveWay(ms int) (n int, err error) {
 	return max(n, 0), errors.Join(err, late)
 }
 
+// watch has the runtime's poller woken by what wakes epoll, or not.
+func (p *poller) watch(on bool) error {
+	if on == p.watched {
+		return nil
+	}
+	op := unix.EPOLL_CTL_ADD
+	if !on {
+		op = unix.EPOLL_CTL_DEL
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN}
+	if err := unix.EpollCtl(p.outer, op, p.epoll, &ev); err != nil {
+		return err
+	}
+	p.watched = on
+	return nil
+}
+
 func (p *poller) close() {
 	unix.Close(p.event)
-	p.shared.Close()
+	unix.Close(p.epoll)
+	if p.shared != nil {
+		p.shared.Close()
+	}
 }

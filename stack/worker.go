@@ -44,6 +44,7 @@ type worker struct {
 	buffers   []byte
 	frames    [budget]packet.Frame // of buffers
 	batch     [budget]arrival      // of frames
+	crowd     int                  // frames in batch
 	touched   []*port
 	made      arena
 	answering *answering    // nil: nobody does
@@ -141,6 +142,7 @@ func (w *worker) receive(in *port) int {
 			w.capture(in, w.frames[:n], true)
 		}
 		w.decode(in, n)
+		w.crowd = n
 		for i := range n {
 			w.frame(in, &w.batch[i])
 		}
@@ -263,6 +265,9 @@ func (w *worker) flush() {
 	}
 	w.touched = w.touched[:0]
 	w.made.reset()
+	if w.answering != nil {
+		w.answering.depart()
+	}
 }
 
 // tickEvery is how often, in nanoseconds, what is idle gets looked at.

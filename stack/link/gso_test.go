@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"podgate/stack/packet"
@@ -229,4 +231,35 @@ func FuzzSegment(f *testing.F) {
 		segments(t, data, int(mtu))
 		CompleteChecksum(bytes.Clone(data))
 	})
+}
+
+func TestSegmentUndoesAppendUDP(t *testing.T) {
+	macA, macB := packet.MAC{0x0a, 0x58, 10, 244, 0, 4}, packet.MAC{0x0a, 0x58, 10, 244, 0, 5}
+	for _, addrs := range [][2]string{{"10.96.0.10", "10.244.0.5"}, {"fd00:10:96::a", "fd00:10:244::5"}} {
+		at := packet.Tuple{
+			Src: packet.AddrFrom(netip.MustParseAddr(addrs[0])), Dst: packet.AddrFrom(netip.MustParseAddr(addrs[1])),
+			SrcPort: 53, DstPort: 40000, Proto: packet.UDP,
+		}
+		datagrams := []string{"one", "two", "six", "ab"}
+		frame := packet.BuildUDP(make([]byte, 4096), macA, macB, at, []byte(datagrams[0]))
+		for _, d := range datagrams[1:] {
+			if frame = packet.AppendUDP(frame, []byte(d)); frame == nil {
+				t.Fatalf("%v: %q does not go in", at, d)
+			}
+		}
+		if packet.AppendUDP(frame, []byte("x")) != nil || packet.AppendUDP(packet.BuildUDP(make([]byte, 4096), macA, macB, at, []byte("x")), []byte("longer")) != nil {
+			t.Errorf("%v: a datagram after a shorter one goes in", at)
+		}
+		var got []string
+		Segment(frame, 0, func(f packet.Frame) {
+			var p packet.Packet
+			if fault := packet.Decode(&p, f); fault != packet.OK || p.Tuple != at || p.Partial {
+				t.Errorf("%v: %v, %v", at, fault, p.Tuple)
+			}
+			got = append(got, string(p.UDPData())) // none if the checksum is wrong
+		})
+		if !slices.Equal(got, datagrams) {
+			t.Errorf("%v: got %q, want %q", at, got, datagrams)
+		}
+	}
 }

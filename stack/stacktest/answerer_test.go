@@ -2,10 +2,15 @@ package stacktest
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"podgate/stack"
+	"podgate/stack/link"
 	"podgate/stack/packet"
 )
 
@@ -92,5 +97,54 @@ func TestAnswererAnswersInTheDataPath(t *testing.T) {
 		if local := len(w.Local.Received()); answer != c.answer || e.asked != c.asked || local != c.local {
 			t.Errorf("%s: answer %q, asked %d, %d to the local stack; want %q, %d, %d", c.name, answer, e.asked, local, c.answer, c.asked, c.local)
 		}
+	}
+}
+
+func TestAnswersOfABusyPodLeaveTogether(t *testing.T) {
+	w := New(t, stack.Config{Answerer: &echoing{}, AnswerAt: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.2:53")}})
+	w.Apply(asking)
+	web := w.Pod("web")
+	ask := func(n int) (frames int) {
+		t.Helper()
+		var queries []packet.Frame
+		want := map[uint16][]string{}
+		for i := range n {
+			socket, name := uint16(40000+i%3), fmt.Sprint(i*i)
+			want[socket] = append(want[socket], name)
+			queries = append(queries, Packet{
+				Tuple: packet.Tuple{
+					Src: packet.AddrFrom(web.IP()), Dst: packet.AddrFrom(netip.MustParseAddr("10.96.0.10")),
+					SrcPort: socket, DstPort: 53, Proto: packet.UDP,
+				},
+				SrcMAC: web.MAC, DstMAC: GatewayMAC, Payload: []byte("?" + name),
+			}.Frame())
+		}
+		w.Send(web, queries...)
+		answers := map[uint16][]string{}
+		for _, f := range web.Received() {
+			frames++
+			link.OnWire(f, func(f packet.Frame) {
+				var p packet.Packet
+				if fault := packet.Decode(&p, f); fault != packet.OK {
+					t.Fatal(fault)
+				}
+				b := bytes.Clone(p.UDPData())
+				slices.Reverse(b)
+				answers[p.DstPort] = append(answers[p.DstPort], strings.TrimPrefix(string(b), "?"))
+			})
+		}
+		if !reflect.DeepEqual(answers, want) {
+			t.Errorf("got %v, want %v", answers, want)
+		}
+		return frames
+	}
+	if frames := ask(4); frames != 4 {
+		t.Errorf("4 answers came in %d frames", frames)
+	}
+	if frames := ask(60); frames > 20 {
+		t.Errorf("60 answers came in %d frames", frames)
+	}
+	if n := w.Plane.Counters()["dns-answered"]; n != 64 {
+		t.Errorf("%d answers are counted", n)
 	}
 }
