@@ -26,6 +26,14 @@ type Status struct {
 	Counters  map[string]uint64 `json:"counters"`
 	Problems  []string          `json:"problems,omitempty"`
 	Resident  int64             `json:"residentBytes"`
+	Cluster   *Cluster          `json:"cluster,omitempty"` // nil: what is desired comes from manifests
+}
+
+// Cluster is the source of an instance that serves a node of a real cluster.
+type Cluster struct {
+	Server  string `json:"server"`
+	Node    string `json:"node"`
+	Trouble string `json:"trouble,omitempty"` // how what is served is not what the API server says now
 }
 
 // PodCount says how many pods there are, and how many are ready.

@@ -143,6 +143,19 @@ func (s *Store) drop(k key) {
 	shelf.drop(k.name)
 }
 
+// Copies are the objects of a kind that came from the API server.
+func (s *Store) Copies(kind string) (all []API) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shelf := s.shelf(kind)
+	for _, n := range shelf.names() {
+		if o, _ := shelf.get(n); o.GetResourceVersion() != "" { // not a stand-in
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
 // lendAddresses gives a pod of this node the addresses it was attached with: its
 // status has them later, or those of a sandbox that it had before.
 func (s *Store) lendAddresses(pod *corev1.Pod) bool {

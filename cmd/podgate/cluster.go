@@ -10,15 +10,19 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"podgate/control"
 	"podgate/ingress"
 	"podgate/kube"
 	kubewatch "podgate/kube/watch"
@@ -58,7 +62,7 @@ is no longer ready, goes on serving for gateway.drain, and ends.`,
 func runGateway(ctx context.Context, name string, cfg config, from map[string]origin, log *slog.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &cluster{}
+	c := &cluster{instance: name, log: log}
 	health, err := c.serveHealth(cfg.Health)
 	if err != nil {
 		return err
@@ -106,12 +110,17 @@ func runGateway(ctx context.Context, name string, cfg config, from map[string]or
 
 // cluster is a node of a real cluster as the source of a gateway.
 type cluster struct {
-	api    *kubewatch.Cluster
-	node   *corev1.Node // as it was at the start
-	ready  atomic.Bool
-	synced chan struct{} // closed once the store has what the API server has
-	writer *kubewatch.Writer
-	link   *nodeLink // nil: none
+	instance string
+	log      *slog.Logger
+	api      *kubewatch.Cluster
+	node     *corev1.Node // as it was at the start
+	ready    atomic.Bool
+	synced   chan struct{} // closed once the store has what the API server has
+	writer   *kubewatch.Writer
+	link     *nodeLink // nil: none
+
+	memory *kubewatch.Memory         // what this gateway starts with, as the API server is away; nil: it is not
+	stale  atomic.Pointer[time.Time] // when what is served was written down; nil: the API server said it to this gateway
 
 	published []netip.Addr // addresses of this gateway's listeners, for statuses
 }
@@ -139,7 +148,7 @@ func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin,
 	if !open("pods.cidrs") {
 		needed = func(*corev1.Node) error { return nil }
 	}
-	if c.node, err = c.api.Node(ctx, cfg.Kube.NodeName, needed); err != nil {
+	if err := c.findNode(ctx, cfg.Kube.NodeName, c.memoryFile(*cfg), needed); err != nil {
 		return err
 	}
 	if open("pods.cidrs") {
@@ -147,7 +156,11 @@ func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin,
 			return fmt.Errorf("node %s: spec.podCIDRs: %w", c.node.Name, err)
 		}
 	}
-	if open("services.cidrs") {
+	switch {
+	case !open("services.cidrs"):
+	case c.memory != nil:
+		cfg.Kube.ServiceCIDRs = c.memory.ServiceCIDRs
+	default:
 		switch cidrs, err := c.api.ServiceCIDRs(ctx); {
 		case err != nil:
 			log.Warn("the API server does not say where its ClusterIPs come from; set services.cidrs", "taken", cfg.Kube.ServiceCIDRs, "err", err)
@@ -161,6 +174,44 @@ func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin,
 	c.published = []netip.Addr{cfg.PublishAddr}
 	log.Info("this node", "node", cfg.Kube.NodeName, "addresses", c.addrs(), "pods", cfg.Kube.PodCIDRs, "services", cfg.Kube.ServiceCIDRs)
 	return cfg.check()
+}
+
+// patience is how long a gateway that knows the cluster of old waits for the API
+// server to say what it is now.
+const patience = 5 * time.Second
+
+// findNode asks the API server for this node. If that does not answer, or not us,
+// the node is what it was when it was written down, and so is the rest.
+func (c *cluster) findNode(ctx context.Context, name, file string, needed func(*corev1.Node) error) (err error) {
+	if _, missing := os.Stat(file); missing == nil {
+		soon, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if c.node, err = c.api.Node(soon, name, needed); err == nil {
+			return nil
+		}
+		if c.node == nil && !apierrors.IsNotFound(err) {
+			why := err
+			if c.memory, err = c.api.Recall(file, name); err != nil {
+				c.log.Warn("the state of the cluster that was written down cannot be used", "err", err)
+			} else if c.node = c.memory.Node(name); c.node != nil && needed(c.node) == nil {
+				c.stale.Store(&c.memory.Written)
+				c.log.Warn("the API server does not answer; what it said last stays in force", "server", c.api.Host(), "written", c.memory.Written.Format(time.RFC3339), "err", why)
+				return nil
+			}
+			c.memory = nil
+		}
+	}
+	c.node, err = c.api.Node(ctx, name, needed)
+	return err
+}
+
+// memoryFile is where the state of the cluster is written down; empty: nowhere.
+func (c *cluster) memoryFile(cfg config) string {
+	dir := stateDir(cfg, c.instance)
+	if !cfg.Remember || dir == "" {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(dir), "cluster")
 }
 
 func parsePrefixes(texts []string) (all []netip.Prefix, err error) {
@@ -196,7 +247,24 @@ func (c *cluster) run(ctx context.Context, g *gateway) error {
 	}
 	c.writer = c.api.NewWriter(fmt.Sprintf("%s_%s_%d", c.node.Name, host, os.Getpid()))
 	g.wg.Go(func() { c.writer.Run(ctx) })
-	g.wg.Go(func() { c.api.Follow(ctx, g.store, func() { close(c.synced) }) })
+	synced := func() { close(c.synced) }
+	if c.memory != nil {
+		g.store.Follow(c.memory.Batch())
+		c.memory = nil
+		synced()
+		synced = func() {
+			c.stale.Store(nil)
+			g.log.Info("the API server has said what there is; nothing that was written down is served any more")
+		}
+	}
+	g.wg.Go(func() {
+		c.api.Follow(ctx, g.store, func() {
+			synced()
+			if file := c.memoryFile(g.cfg); file != "" {
+				g.wg.Go(func() { c.api.Keep(ctx, g.store, file, c.node.Name, g.cfg.Kube.ServiceCIDRs) })
+			}
+		})
+	})
 	return nil
 }
 
@@ -238,6 +306,24 @@ func (c *cluster) awaitSynced(ctx context.Context) bool {
 	}
 }
 
+// trouble says how what is served is not what the API server says now; empty: it
+// is.
+func (c *cluster) trouble() string {
+	var all []string
+	if away := c.api.Away(); !away.IsZero() {
+		all = append(all, "the API server cannot be reached since "+away.Format(time.RFC3339))
+	}
+	if written := c.stale.Load(); written != nil {
+		all = append(all, "what is served was written down at "+written.Format(time.RFC3339))
+	}
+	return strings.Join(all, "; ")
+}
+
+// status is what `podgate status` shows of it.
+func (c *cluster) status() *control.Cluster {
+	return &control.Cluster{Server: c.api.Host(), Node: c.node.Name, Trouble: c.trouble()}
+}
+
 // serveHealth answers /healthz as long as the process lives, and /readyz with 200
 // from the first complete state to the order to stop. That the API server is away
 // makes a gateway no less ready: it serves what it knows.
@@ -249,11 +335,7 @@ func (c *cluster) serveHealth(at netip.AddrPort) (*http.Server, error) {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
 			return
 		}
-		if away := c.api.Away(); !away.IsZero() {
-			fmt.Fprintf(w, "ok; the API server cannot be reached since %s\n", away.Format(time.RFC3339))
-			return
-		}
-		fmt.Fprintln(w, "ok")
+		fmt.Fprintln(w, strings.TrimSuffix("ok; "+c.trouble(), "; "))
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	if !at.IsValid() {

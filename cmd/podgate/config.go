@@ -66,6 +66,7 @@ type config struct {
 	Routes         []stack.Route
 	Kubeconfig     string // file
 	ThisNode       string
+	Remember       bool // the state of the cluster
 	NodeInterface  string
 	Health         netip.AddrPort // of /healthz and /readyz
 	Drain          time.Duration
@@ -284,6 +285,11 @@ var settings = []setting{
 		c.ThisNode = v
 		return nil
 	}},
+	{"kubernetes.remember", true, "whether `podgate gateway` writes what the API server said, with the Secrets that Ingresses name, into state.dir, to serve it when it starts while the API server is away", func(c *config, v string) error {
+		v, err := oneOf(v, "true", "false")
+		c.Remember = v == "true"
+		return err
+	}},
 	{"gateway.interface", "podgate0", "TAP that `podgate gateway` makes in the node's network, by which the node's own processes reach pods and Services, and other nodes' pods are reached; empty: none", func(c *config, v string) error {
 		c.NodeInterface = v
 		return nil
@@ -299,7 +305,7 @@ var settings = []setting{
 		c.LogLevel, err = oneOf(v, "debug", "info", "warn", "error")
 		return err
 	}},
-	{"state.dir", "", "folder that remembers attachments of CNI while the gateway is not running; /var/lib/podgate for root, else podgate below $XDG_STATE_HOME", func(c *config, v string) error {
+	{"state.dir", "", "folder that remembers attachments of CNI, and the state of the cluster, while the gateway is not running; /var/lib/podgate for root, else podgate below $XDG_STATE_HOME", func(c *config, v string) error {
 		c.StateDir = v
 		return nil
 	}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,6 +99,9 @@ func printStatus(cmd *cobra.Command, st control.Status) {
 	}
 	fmt.Fprintf(w, "instance   %s (pid %d, up %s, %s, pods on %s, %d MiB resident)\n", st.Instance, st.PID, age(st.Started, time.Now()), how, st.Attach, st.Resident>>20)
 	fmt.Fprintf(w, "version    %s\n", st.Version)
+	if c := st.Cluster; c != nil {
+		fmt.Fprintf(w, "cluster    node %s of %s%s\n", c.Node, c.Server, strings.TrimSuffix("; "+c.Trouble, "; "))
+	}
 	fmt.Fprintf(w, "pods       %d, %d ready\n", st.Pods.Total, st.Pods.Ready)
 	fmt.Fprintf(w, "services   %d\n", st.Services)
 	fmt.Fprintf(w, "flows      %d\n", st.Flows)

@@ -128,6 +128,9 @@ func (g *gateway) status() control.Status {
 		Instance: g.name, Version: version(), PID: os.Getpid(), Started: g.started, Rootless: os.Getuid() != 0, Attach: g.nicKind,
 		Listeners: slices.Clone(g.listeners), Counters: map[string]uint64{}, Resident: residentBytes(), Flows: len(g.plane.Flows()),
 	}
+	if g.cluster != nil {
+		st.Cluster = g.cluster.status()
+	}
 	for k, v := range g.plane.Counters() {
 		if v > 0 {
 			st.Counters[k] = v

@@ -193,6 +193,14 @@ func (c *Cluster) followReferences(ctx context.Context, store *kube.Store, f *fe
 				f.change(ref, nil)
 			}
 		}
+		for _, k := range []kind{secretKind, configMapKind} { // those of a Memory
+			for _, o := range store.Copies(k.name) {
+				ref := kube.Ref{Kind: k.name, Name: kube.Name{Namespace: o.GetNamespace(), Name: o.GetName()}}
+				if _, ok := want[ref]; !ok {
+					f.change(ref, nil)
+				}
+			}
+		}
 		for ref, k := range want {
 			if running[ref] == nil {
 				ctx, cancel := context.WithCancel(ctx)

@@ -114,7 +114,8 @@ func (c *Cluster) Host() string { return c.rest.Host }
 // quiet keeps client-go from logging by itself: what is worth saying is said here.
 func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, logr.Discard()) }
 
-// Node waits for the Node of that name, until it satisfies ok.
+// Node waits for the Node of that name, until it satisfies ok or ctx ends. The
+// node is nil with an error if the API server did not say what it is.
 func (c *Cluster) Node(ctx context.Context, name string, ok func(*corev1.Node) error) (node *corev1.Node, err error) {
 	said := ""
 	err = c.retry(ctx, func() error {
@@ -123,7 +124,7 @@ func (c *Cluster) Node(ctx context.Context, name string, ok func(*corev1.Node) e
 		if err == nil {
 			err = ok(node)
 		} else {
-			err = sayError("Nodes", "get", err)
+			node, err = nil, sayError("Nodes", "get", err)
 		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
