@@ -132,10 +132,14 @@ func (p *Plane) Attach(spec PortSpec, dev link.Device) (id flow.PortID, err erro
 	return id, nil
 }
 
-// Detach ends a port and its flows, and closes its device. No frame of it is on
-// the way when it returns. An unknown port is an error.
+// Detach forwards what the port has sent so far, such as the last words of
+// processes that have just ended, and ends it and its flows, and closes its
+// device. No frame of it is on the way when it returns. An unknown port is an error.
 func (p *Plane) Detach(id flow.PortID) (err error) {
-	p.do(func(w *worker) { err = w.detach(id) })
+	p.do(func(w *worker) {
+		w.drain(id)
+		err = w.detach(id)
+	})
 	if err == nil {
 		p.cfg.Log.Info("port detached", "port", id)
 	}

@@ -95,6 +95,22 @@ func (w *worker) freeID() (flow.PortID, error) {
 	return 0, errors.New("all 65535 ports are taken")
 }
 
+// maxDrain is how many batches a port that is being detached is read: more than
+// the queue of a TAP holds, and an end for one that goes on sending.
+const maxDrain = 16
+
+// drain forwards what waits in a port's device.
+func (w *worker) drain(id flow.PortID) {
+	if int(id) >= len(w.ports) || w.ports[id] == nil {
+		return
+	}
+	for range maxDrain {
+		if n, err := w.take(w.ports[id]); n == 0 || err != nil {
+			return
+		}
+	}
+}
+
 // detach takes a port and everything that refers to it away.
 func (w *worker) detach(id flow.PortID) error {
 	if int(id) >= len(w.ports) || w.ports[id] == nil {

@@ -134,8 +134,18 @@ func (w *worker) begin(now int64) {
 	w.snap = w.current.Load()
 }
 
-// receive takes one batch from in, to its destinations.
+// receive takes one batch from in, which is detached if its device is dead.
 func (w *worker) receive(in *port) int {
+	n, err := w.take(in)
+	if err != nil {
+		w.cfg.Log.Warn("device is gone", "port", in.id, "pod", in.label(), "err", err)
+		w.detach(in.id)
+	}
+	return n
+}
+
+// take brings one batch from in to its destinations.
+func (w *worker) take(in *port) (int, error) {
 	n, err := in.dev.ReadBatch(w.frames[:])
 	if n > 0 {
 		if len(w.captures) != 0 {
@@ -151,11 +161,7 @@ func (w *worker) receive(in *port) int {
 			w.frames[i] = w.buffer(i)
 		}
 	}
-	if err != nil {
-		w.cfg.Log.Warn("device is gone", "port", in.id, "pod", in.label(), "err", err)
-		w.detach(in.id)
-	}
-	return n
+	return n, err
 }
 
 // decode reads a whole batch before any of it is handled, so that the memory of

@@ -28,10 +28,15 @@ spec: {containers: [{name: c, image: x}]}
 
 // segment sends one TCP segment between pods.
 func segment(w *World, from, to *Pod, src, dst uint16, flags uint8) {
-	w.Send(from, Packet{
-		Tuple:  packet.Tuple{Src: packet.AddrFrom(from.IP()), Dst: packet.AddrFrom(to.IP()), SrcPort: src, DstPort: dst, Proto: packet.TCP},
-		SrcMAC: from.MAC, DstMAC: to.MAC, TCPFlags: flags,
-	}.Frame())
+	w.Send(from, from.segment(to, src, dst, flags))
+}
+
+// segment is a TCP segment to another pod.
+func (p *Pod) segment(to *Pod, src, dst uint16, flags uint8) packet.Frame {
+	return Packet{
+		Tuple:  packet.Tuple{Src: packet.AddrFrom(p.IP()), Dst: packet.AddrFrom(to.IP()), SrcPort: src, DstPort: dst, Proto: packet.TCP},
+		SrcMAC: p.MAC, DstMAC: to.MAC, TCPFlags: flags,
+	}.Frame()
 }
 
 func connect(t *testing.T, w *World, from, to *Pod, src uint16) {
