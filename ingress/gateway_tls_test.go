@@ -127,7 +127,7 @@ func TestTLSRoutesPassThrough(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv := &http.Server{Handler: named(name)}
+		srv := &http.Server{ErrorLog: unheard, Handler: named(name)}
 		go srv.Serve(l)
 		t.Cleanup(func() { srv.Close() })
 		return l.Addr().String(), a.cert
@@ -172,7 +172,7 @@ func TestBackendTLSPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) { io.WriteString(w, in.TLS.ServerName) })}
+	srv := &http.Server{ErrorLog: unheard, Handler: http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) { io.WriteString(w, in.TLS.ServerName) })}
 	go srv.Serve(l)
 	defer srv.Close()
 	policy := func(name, validation string) string {

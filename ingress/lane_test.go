@@ -69,7 +69,7 @@ func dialFront(t *testing.T, addr string) *wireClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	return &wireClient{c, bufio.NewReader(c)}
 }
 

@@ -89,7 +89,7 @@ func TestSlowHeadersAreCut(t *testing.T) {
 		}
 		defer c.Close()
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: ")
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
 		if _, err := io.ReadAll(c); err != nil {
 			t.Errorf("%s: the connection was not closed: %v", addr, err)
 		}
@@ -117,7 +117,7 @@ func h2conn(t *testing.T, f *front) (*tls.Conn, *http2.Framer) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	io.WriteString(c, http2.ClientPreface)
 	fr := http2.NewFramer(c, c)
 	fr.WriteSettings()
@@ -215,6 +215,7 @@ func TestGRPC(t *testing.T) {
 	})
 	for _, protocol := range []string{"GRPC", "GRPCS"} {
 		pod := httptest.NewUnstartedServer(call)
+		pod.Config.ErrorLog = unheard
 		if pod.EnableHTTP2 = true; protocol == "GRPCS" {
 			pod.StartTLS()
 		} else {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
@@ -61,7 +62,8 @@ func (f *front) reach(t *testing.T, backends map[int]http.Handler) func(ctx cont
 }
 
 // listen serves at a port of its own, which is at a Gateway's door if there is
-// one, until the test ends.
+// one, until the test ends. It returns when serving has begun: redirects need to
+// know the port.
 func (f *front) listen(t *testing.T, serve func(net.Listener) error, door netip.AddrPort) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,6 +71,8 @@ func (f *front) listen(t *testing.T, serve func(net.Listener) error, door netip.
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
+	begun := &beginning{Listener: l, accepts: make(chan struct{})}
+	l = begun
 	if door.IsValid() {
 		l = At(l, door, false)
 	}
@@ -79,14 +83,27 @@ func (f *front) listen(t *testing.T, serve func(net.Listener) error, door netip.
 		}
 	})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := f.Shutdown(ctx); err != nil {
 			t.Error(err)
 		}
 		serving.Wait()
 	})
+	<-begun.accepts
 	return addr
+}
+
+// beginning is a listener that says when somebody accepts from it.
+type beginning struct {
+	net.Listener
+	once    sync.Once
+	accepts chan struct{} // closed then
+}
+
+func (b *beginning) Accept() (net.Conn, error) {
+	b.once.Do(func() { close(b.accepts) })
+	return b.Listener.Accept()
 }
 
 func (f *front) set(st *kube.State) {
@@ -101,6 +118,9 @@ func (f *front) dials(n int) int64 {
 	}
 	return count.(*atomic.Int64).Load()
 }
+
+// unheard is the log of servers whose clients break handshakes off on purpose.
+var unheard = log.New(io.Discard, "", 0)
 
 func endpointAddr(n int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 80)
@@ -133,7 +153,7 @@ func client(t *testing.T, addr string, edit ...func(*http.Transport)) *http.Clie
 	}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{
-		Transport: tr, Timeout: 20 * time.Second,
+		Transport: tr, Timeout: time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -216,7 +236,7 @@ func raw(t *testing.T, addr, request string) (*http.Response, string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, request); err != nil {
 		t.Fatal(err)
 	}
@@ -481,7 +501,7 @@ func TestWebSocketIsPassedThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: shop.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: k\r\n\r\n")
 	r := bufio.NewReader(c)
 	answer, err := http.ReadResponse(r, nil)
@@ -570,7 +590,7 @@ func TestExpectContinue(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		io.WriteString(c, "POST / HTTP/1.1\r\nHost: shop.example\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
 		r := bufio.NewReader(c)
 		first, err := http.ReadResponse(r, nil)
@@ -707,7 +727,7 @@ func TestIdleConnectionsOfGoneEndpointsAreClosed(t *testing.T) {
 	f.set(shop(t, 2))
 	select {
 	case <-closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the connection to an endpoint that is gone is still open")
 	}
 }

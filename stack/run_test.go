@@ -153,7 +153,7 @@ func TestADeviceThatDiesIsDetached(t *testing.T) {
 	p, _ := running(t)
 	_, far := attachPair(t, p, "a", macA, ipA)
 	unix.Close(far)
-	for deadline := time.Now().Add(10 * time.Second); len(p.Ports()) != 0; runtime.Gosched() {
+	for deadline := time.Now().Add(30 * time.Second); len(p.Ports()) != 0; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("the port of a dead device stays")
 		}

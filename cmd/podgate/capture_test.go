@@ -25,7 +25,7 @@ spec: {containers: [{name: c, image: x}]}
 // watch is a line of shell that starts a command in the background, waits until
 // it has written to file, and then runs another.
 func watch(command, file, then string) string {
-	return fmt.Sprintf("%s >%s 2>&1 & i=0; until [ -s %s ] || [ $i = 200 ]; do sleep 0.05; i=$((i+1)); done; %s", command, file+".log", file, then)
+	return fmt.Sprintf("%s >%s 2>&1 & i=0; until [ -s %s ] || [ $i = 2000 ]; do sleep 0.05; i=$((i+1)); done; %s", command, file+".log", file, then)
 }
 
 func TestCaptureIsReadByTcpdump(t *testing.T) {
@@ -71,7 +71,7 @@ func TestFlowsFollow(t *testing.T) {
 	s.up(write(t, "pods.yaml", twoPods) + " --set ingress.http= --set ingress.https=")
 	events := filepath.Join(t.TempDir(), "events")
 	s.must("podgate exec web -- ping -q -c 1 10.244.0.4")
-	s.must(fmt.Sprintf("podgate flows --follow -o json >%s & i=0; until grep -q default/api %s || [ $i = 20 ]; do podgate exec api -- ping -q -c 1 10.244.0.5; i=$((i+1)); done; kill -INT $!; wait $!", events, events))
+	s.must(fmt.Sprintf("podgate flows --follow -o json >%s & i=0; until grep -q default/api %s || [ $i = 500 ]; do podgate exec api -- ping -q -c 1 10.244.0.5; i=$((i+1)); done; kill -INT $!; wait $!", events, events))
 	var e event
 	first, _, _ := strings.Cut(s.must("cat "+events), "\n")
 	if err := json.Unmarshal([]byte(first), &e); err != nil || e.Event != "open" || e.Proto != "icmp" {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	mdns "github.com/miekg/dns"
 
@@ -169,12 +168,12 @@ func TestResolversInPods(t *testing.T) {
 		{"first", "getent ahostsv4 away", 0, "192.0.2.80"},
 		{"first", "getent hosts alias.example", 0, "203.0.113.7"},
 		{"first", "getent hosts gone", 2, ""},
-		{"first", "curl -s -m 5 http://web/hostname", 0, "web-0"},
-		{"first", "curl -s -m 5 http://web-0.heads.shop.svc.cluster.local:8000/hostname", 0, "web-0"},
-		{"first", "curl -s -m 5 http://10.244.0.2:8080/health", 0, "OK"},
-		{"first", "curl -s -m 5 http://10.244.0.2:8181/ready", 0, "OK"},
-		{"first", "curl -s -m 5 http://kube-dns.kube-system:9153/metrics", 0, `coredns_dns_requests_total{server="dns://:53",zone=".",view="",proto="udp",family="1",type="A"}`},
-		{"first", "curl -gs -m 5 http://[fd00:10:244::2]:9153/metrics", 0, `coredns_dns_responses_total{server="dns://:53",zone=".",view="",rcode="NXDOMAIN",plugin="kubernetes"}`},
+		{"first", "curl -s -m 20 http://web/hostname", 0, "web-0"},
+		{"first", "curl -s -m 20 http://web-0.heads.shop.svc.cluster.local:8000/hostname", 0, "web-0"},
+		{"first", "curl -s -m 20 http://10.244.0.2:8080/health", 0, "OK"},
+		{"first", "curl -s -m 20 http://10.244.0.2:8181/ready", 0, "OK"},
+		{"first", "curl -s -m 20 http://kube-dns.kube-system:9153/metrics", 0, `coredns_dns_requests_total{server="dns://:53",zone=".",view="",proto="udp",family="1",type="A"}`},
+		{"first", "curl -gs -m 20 http://[fd00:10:244::2]:9153/metrics", 0, `coredns_dns_responses_total{server="dns://:53",zone=".",view="",rcode="NXDOMAIN",plugin="kubernetes"}`},
 		{"first", "busybox nslookup web.shop.svc.cluster.local", 0, "Address: 10.96.0.77"},
 		{"first", "busybox nslookup 10.96.0.77", 0, "77.0.96.10.in-addr.arpa\tname = web.shop.svc.cluster.local"},
 		{"first", musl + " web", 0, "10.96.0.77"},
@@ -297,11 +296,11 @@ func appliedCorefile(s *shell) {
 	if got := s.must("podgate exec -n shop first -- dig +noall +answer web.shop.svc.cluster.local"); !strings.Contains(got, " 7\tIN") {
 		s.t.Errorf("the TTL is not the Corefile's: %s", got)
 	}
-	if r := s.run("podgate exec -n shop first -- curl -s -m 5 http://10.244.0.2:8080/health"); r.code != 7 {
+	if r := s.run("podgate exec -n shop first -- curl -s -m 20 http://10.244.0.2:8080/health"); r.code != 7 {
 		s.t.Errorf("health is served though the Corefile has none: %+v", r)
 	}
 	s.must("podgate apply -f " + write(s.t, "corefile.yaml", fmt.Sprintf(gateCorefile, "health :8088", "192.0.2.11")))
-	s.must("podgate exec -n shop first -- curl -s -m 5 http://10.244.0.2:8088/health")
+	s.must("podgate exec -n shop first -- curl -s -m 20 http://10.244.0.2:8088/health")
 	s.must("podgate apply -f " + write(s.t, "corefile.yaml", fmt.Sprintf(gateCorefile, "whoami", "192.0.2.12")))
 	if got := s.must(dig); got != "192.0.2.12\n" {
 		s.t.Errorf("beside a directive that is not supported: got %q", got)
@@ -322,16 +321,11 @@ func TestCorefileFileIsFollowed(t *testing.T) {
 	s := newShell(t)
 	s.up("--set ingress.http= --set ingress.https= --set dns.corefile=" + file + " " + write(t, "app.yaml", goodPod))
 	dig := "podgate exec ok -- dig +short gate.example"
-	until := func(want, cmd string) {
+	says := func(cmd, want string) {
 		t.Helper()
-		deadline := time.Now().Add(20 * time.Second)
-		for got := ""; !strings.Contains(got, want); got = s.must(cmd) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: got %q, want %q", cmd, got, want)
-			}
-		}
+		until(t, cmd+" says "+want, func() bool { return strings.Contains(s.must(cmd), want) })
 	}
-	until("192.0.2.10", dig)
+	says(dig, "192.0.2.10")
 	for _, c := range []struct{ text, want, cmd string }{
 		{".:53 {\n hosts {\n 192.0.2.11 gate.example\n }\n}\n", "192.0.2.11", dig},
 		{".:53 {\n hosts {\n 192.0.2.12 gate.example\n }\n", "a closing brace is missing", "podgate status"},
@@ -340,6 +334,6 @@ func TestCorefileFileIsFollowed(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		until(c.want, c.cmd)
+		says(c.cmd, c.want)
 	}
 }

@@ -71,7 +71,7 @@ func TestKubectlsHabitsWork(t *testing.T) {
 			s := s.in(t)
 			re := regexp.MustCompile("(?m)" + want)
 			var got string
-			for deadline := time.Now().Add(10 * time.Second); !re.MatchString(got) && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(runTime); !re.MatchString(got) && time.Now().Before(deadline); {
 				r := s.run(cmd)
 				got = r.out + r.errOut
 			}
@@ -178,7 +178,7 @@ func TestWatchedFoldersFollowTheirFiles(t *testing.T) {
 	await := func(want string) {
 		t.Helper()
 		got := ""
-		for deadline := time.Now().Add(10 * time.Second); got != want && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(runTime); got != want && time.Now().Before(deadline); {
 			got = strings.Join(strings.Fields(s.run("podgate get pods -o name").out), " ")
 		}
 		if got != want {

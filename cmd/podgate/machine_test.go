@@ -144,16 +144,16 @@ spec: {selector: {role: machine}, ports: [{port: 80, targetPort: 7000}], ipFamil
 				t.Fatalf("udhcpc: %v\n%s\nwant %s and %q", err, got, m[1], want)
 			}
 			// The IPv6 address, made of an advertisement.
-			deadline := time.Now().Add(20 * time.Second)
+			deadline := time.Now().Add(runTime)
 			for a := addresses(vm); !strings.Contains(a, m[2]+"/64") || strings.Contains(a, "tentative"); a = addresses(vm) {
 				if time.Now().After(deadline) {
-					t.Fatalf("no address %s after 20 s:\n%s", m[2], addresses(vm))
+					t.Fatalf("no address %s after %v:\n%s", m[2], runTime, addresses(vm))
 				}
 				vm.Command("ping", "-c1", "-W1", "-q", "ff02::2%eth0").Run() // a moment, and something to hear
 			}
 			pod := s.must(`podgate exec ok -- ip -o addr show dev eth0 scope global`)
 			for _, a := range regexp.MustCompile(`inet6? ([^/]+)/`).FindAllStringSubmatch(pod, -1) {
-				if out, err := vm.Command("ping", "-c1", "-W5", a[1]).CombinedOutput(); err != nil {
+				if out, err := vm.Command("ping", "-c1", "-W20", a[1]).CombinedOutput(); err != nil {
 					t.Errorf("the machine does not reach the pod's %s: %v\n%s", a[1], err, out)
 				}
 			}

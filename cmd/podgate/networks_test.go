@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"podgate/stack/link/nstest"
 )
@@ -71,19 +70,19 @@ func TestSeveralPodNetworks(t *testing.T) {
 				{"a", "172.31.0.3", "63"},
 				{"b", "10.244.0.1", "64"},
 			} {
-				got := ttl.FindStringSubmatch(s.must("podgate exec " + tt.from + " -- ping -n -c 1 -W 5 " + tt.to))
+				got := ttl.FindStringSubmatch(s.must("podgate exec " + tt.from + " -- ping -n -c 1 -W 20 " + tt.to))
 				if got == nil || got[1] != tt.ttl {
 					t.Errorf("%s to %s: TTL %v, want %s", tt.from, tt.to, got, tt.ttl)
 				}
 			}
-			waitFor(t, func() bool { return strings.Contains(s.must("podgate get pod b"), "1/1") })
+			until(t, "b is ready", func() bool { return strings.Contains(s.must("podgate get pod b"), "1/1") })
 			for _, from := range []string{"a", "b", "own", "plain"} {
-				if got := s.must("podgate exec " + from + " -- curl -s -m 5 http://b.default.svc.cluster.local/hostname"); got != "b" {
+				if got := s.must("podgate exec " + from + " -- curl -s -m 20 http://b.default.svc.cluster.local/hostname"); got != "b" {
 					t.Errorf("%s asks the Service: %q", from, got)
 				}
 			}
 			// From the address of the interface that has not the default route, to afar.
-			s.must("podgate exec b -- ping -n -c 1 -W 5 -I 10.244.0.5 172.31.0.3")
+			s.must("podgate exec b -- ping -n -c 1 -W 20 -I 10.244.0.5 172.31.0.3")
 			if got := s.must("podgate exec a -- ip link show net1"); !strings.Contains(got, "mtu 1400") {
 				t.Errorf("net1: %s", got)
 			}
@@ -136,30 +135,18 @@ func TestPodWaitsForItsNetwork(t *testing.T) {
 	if got := s.must("podgate status"); !strings.Contains(got, want) {
 		t.Errorf("status:\n%s", got)
 	}
-	waitFor(t, func() bool {
+	until(t, "why it waits", func() bool {
 		return strings.Contains(s.must("podgate get pod late -o yaml"), "reason: FailedCreatePodSandBox")
 	})
 	network := "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: later}\nspec: {config: '{\"type\": \"podgate\", \"ipam\": {\"subnet\": \"172.30.0.0/24\"}}'}\n"
 	if r := s.runWith("podgate apply -f -", network); r.code != 0 {
 		t.Fatal(r.errOut)
 	}
-	waitFor(t, func() bool { return s.run("podgate exec late -- true").code == 0 })
+	until(t, "it runs", func() bool { return s.run("podgate exec late -- true").code == 0 })
 	if got := s.must("podgate exec late -- ip -brief address show net1"); !strings.Contains(got, "172.30.0.2/24") {
 		t.Errorf("net1: %s", got)
 	}
 	if got := s.must("podgate status"); strings.Contains(got, "problem") {
 		t.Errorf("status:\n%s", got)
-	}
-}
-
-// waitFor asks until cond is true, for at most 20 s.
-func waitFor(t *testing.T, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !cond(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not come")
-		}
 	}
 }

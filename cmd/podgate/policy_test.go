@@ -84,7 +84,7 @@ func TestPolicyCommands(t *testing.T) {
 	s.up("--set ingress.http= --set ingress.https= --set policy.log=" + log + " --set policy.log-verdicts=all --set dns.upstreams=" + pc.LocalAddr().String() +
 		" --set egress.allow=192.0.2.7/32,192.0.2.8/32 " + pods)
 	ip := strings.Fields(s.must("podgate exec -n demo web -- hostname -I"))[0]
-	ask := "podgate exec -n demo job -- curl -s -m 2 http://" + ip + "/hostname"
+	ask := "podgate exec -n demo job -- curl -s -m 20 http://" + ip + "/hostname"
 	until(t, "web answers", func() bool { return s.run(ask).code == 0 })
 
 	t.Run("test says what a policy would change, and changes nothing", func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestPolicyCommands(t *testing.T) {
 		if got := reaches(); got != "-" {
 			t.Errorf("under the policy: %s", got)
 		}
-		if r := s.run(ask); r.code != 28 {
+		if r := s.run(strings.Replace(ask, "-m 20", "-m 2", 1)); r.code != 28 {
 			t.Errorf("curl: exit code %d, want 28 (timeout)", r.code)
 		}
 		if out := s.must("podgate policy denials"); !strings.Contains(out, "default deny by demo/closed") || !strings.Contains(out, "demo/job") {
@@ -156,8 +156,9 @@ spec:
 		if got := s.must("podgate apply -f " + f); got != "clusternetworkpolicy.policy.networking.k8s.io/names created\n" {
 			t.Errorf("apply said %q", got)
 		}
-		get := "podgate exec -n demo job -- curl -4 -s -m 2 http://"
-		if r := s.run(get + "192.0.2.7:8000"); r.code != 28 {
+		get := "podgate exec -n demo job -- curl -4 -s -m 20 http://"
+		denied := strings.Replace(get, "-m 20", "-m 2", 1)
+		if r := s.run(denied + "192.0.2.7:8000"); r.code != 28 {
 			t.Errorf("before it was told: exit code %d, want 28 (timeout)", r.code)
 		}
 		if got := s.must(get + "api.example.com:8000"); got != "outside\n" {
@@ -168,7 +169,7 @@ spec:
 			return strings.Contains(string(data), `"verdict":"allow"`) && strings.Contains(string(data), `"rules":["cluster policy names rule egress[0]"]`)
 		})
 		s.must(get + "192.0.2.7:8000")
-		if r := s.run(get + "192.0.2.8:8000"); r.code != 28 {
+		if r := s.run(denied + "192.0.2.8:8000"); r.code != 28 {
 			t.Errorf("an address without that name: exit code %d, want 28 (timeout)", r.code)
 		}
 		if r := s.run("podgate exec -n demo web -- curl -s -m 1 http://192.0.2.7:8000"); r.code != 28 {

@@ -37,8 +37,8 @@ func serviceOf(name, app, spec string) string {
 // get asks until somebody answers.
 func get(t *testing.T, url string) (status int, header http.Header, body string) {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	deadline := time.Now().Add(10 * time.Second)
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	deadline := time.Now().Add(runTime)
 	for {
 		resp, err := client.Get(url)
 		if err == nil {
@@ -93,13 +93,13 @@ func TestPodsSeeTheirClientsFromOutside(t *testing.T) {
 		var said string
 		until(t, "answered at "+port, func() bool {
 			far.Do(func() error {
-				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(198, 51, 100, 7)}, Timeout: 5 * time.Second}
+				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(198, 51, 100, 7)}, Timeout: 20 * time.Second}
 				c, err := d.Dial("tcp", "192.0.2.1:"+port)
 				if err != nil {
 					return nil
 				}
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(5 * time.Second))
+				c.SetDeadline(time.Now().Add(20 * time.Second))
 				fmt.Fprint(c, "GET /clientip HTTP/1.0\r\n\r\n")
 				data, _ := io.ReadAll(c)
 				said = string(data)

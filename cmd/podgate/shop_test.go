@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -132,7 +133,7 @@ func TestShopWorks(t *testing.T) {
 	t.Run("the front door is open to pods", func(t *testing.T) {
 		s := s.in(t)
 		for _, url := range []string{"http://10.244.0.3/x", "http://[fd00:10:244::3]/x", "https://10.244.0.3/x"} {
-			if got := s.must("podgate exec -n shop-data db-0 -- curl -gsk -m 5 -H 'Host: shop.example' " + url); !strings.Contains(got, "web-") {
+			if got := s.must("podgate exec -n shop-data db-0 -- curl -gsk -m 20 -H 'Host: shop.example' " + url); !strings.Contains(got, "web-") {
 				t.Errorf("%s: got %s", url, got)
 			}
 		}
@@ -150,20 +151,18 @@ func TestShopWorks(t *testing.T) {
 	})
 	t.Run("denied traffic times out, is counted under its policy, and trace says so", func(t *testing.T) {
 		s := s.in(t)
-		if r := s.run("podgate exec -n shop batch -- curl -s -m 1 http://api"); r.code != 28 {
-			t.Errorf("curl to a denied Service: exit code %d, want 28 (timeout)\n%s%s", r.code, r.out, r.errOut)
-		}
-		var drops []stack.DropRecord
-		if err := json.Unmarshal([]byte(s.must("podgate flows --dropped --pod shop/batch -o json")), &drops); err != nil {
-			t.Fatal(err)
-		}
-		found := false
-		for _, d := range drops {
-			found = found || d.Reason == "policy-egress-denied" && strings.Contains(strings.Join(d.Policies, " "), "shop/default-deny")
-		}
-		if !found {
-			t.Errorf("no drop under shop/default-deny: %+v", drops)
-		}
+		until(t, "there is a drop under shop/default-deny", func() bool {
+			if r := s.run("podgate exec -n shop batch -- curl -s -m 1 http://api"); r.code != 28 {
+				t.Errorf("curl to a denied Service: exit code %d, want 28 (timeout)\n%s%s", r.code, r.out, r.errOut)
+			}
+			var drops []stack.DropRecord
+			if err := json.Unmarshal([]byte(s.must("podgate flows --dropped --pod shop/batch -o json")), &drops); err != nil {
+				t.Fatal(err)
+			}
+			return slices.ContainsFunc(drops, func(d stack.DropRecord) bool {
+				return d.Reason == "policy-egress-denied" && strings.Contains(strings.Join(d.Policies, " "), "shop/default-deny")
+			})
+		})
 		if out := s.must("podgate status"); !regexp.MustCompile(`policy-egress-denied\{shop/[a-z-]+\}`).MatchString(out) {
 			t.Errorf("status counts no denial under a policy's name:\n%s", out)
 		}
@@ -177,13 +176,13 @@ func TestShopWorks(t *testing.T) {
 	t.Run("a new policy cuts what it denies, deleting it lets it through again", func(t *testing.T) {
 		s := s.in(t)
 		f := write(t, "deny.yaml", "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: lock-db, namespace: shop-data}\nspec:\n  podSelector: {}\n  policyTypes: [Egress]\n")
-		s.must("podgate exec -n shop-data db-0 -- ping -c1 -W2 10.244.0.1")
-		lookup := "podgate exec -n shop-data db-0 -- dig +short +time=1 +tries=1 web.shop.svc.cluster.local"
+		s.must("podgate exec -n shop-data db-0 -- ping -c1 -W20 10.244.0.1")
+		lookup := "podgate exec -n shop-data db-0 -- dig +short web.shop.svc.cluster.local"
 		s.must(lookup)
 		if got := s.must("podgate apply -f " + f); got != "networkpolicy.networking.k8s.io/lock-db created\n" {
 			t.Errorf("apply said %q", got)
 		}
-		if r := s.run(lookup); r.code == 0 {
+		if r := s.run(lookup + " +time=1 +tries=1"); r.code == 0 {
 			t.Errorf("dig went through in spite of the policy: %s", r.out)
 		}
 		if got := s.must("podgate delete -f " + f); got != "networkpolicy.networking.k8s.io \"lock-db\" deleted\n" {
@@ -194,17 +193,15 @@ func TestShopWorks(t *testing.T) {
 	t.Run("node port and load balancer answer on loopback", func(t *testing.T) {
 		s := s.in(t)
 		for _, port := range []string{"30080", "8081"} {
-			if got := s.must("curl -s -m 5 http://127.0.0.1:" + port + "/hostname"); !strings.HasPrefix(got, "web-") {
+			if got := s.must("curl -s -m 20 http://127.0.0.1:" + port + "/hostname"); !strings.HasPrefix(got, "web-") {
 				t.Errorf("port %s: got %q", port, got)
 			}
 		}
 	})
 	t.Run("WebSocket through the Ingress", func(t *testing.T) {
 		s := s.in(t)
-		out := s.run("curl -s -m 2 -i -N -H 'Host: shop.example' -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Origin: http://shop.example' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' http://127.0.0.1:8080/ws").out
-		if !strings.HasPrefix(out, "HTTP/1.1 101") {
-			t.Errorf("got %q, want 101 Switching Protocols", out)
-		}
+		ask := "curl -s -m 2 -i -N -H 'Host: shop.example' -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Origin: http://shop.example' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' http://127.0.0.1:8080/ws" // which does not end by itself
+		until(t, "switched protocols", func() bool { return strings.HasPrefix(s.run(ask).out, "HTTP/1.1 101") })
 	})
 	t.Run("a second up with the same name is refused", func(t *testing.T) {
 		s := s.in(t)

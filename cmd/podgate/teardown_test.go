@@ -61,15 +61,15 @@ func (s *shell) nothingLeft() {
 	until(s.t, "nothing is left", func() bool { return left() == "" })
 }
 
-// until polls a condition for 10 s.
+// until polls a condition for as long as a command line is given.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(runTime)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", runTime, what)
 		}
 		<-tick.C
 	}

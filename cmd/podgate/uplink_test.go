@@ -74,21 +74,21 @@ spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, selector: {app: web}, p
 `))
 	in := "podgate exec -i ok -- "
 	for _, c := range []struct{ what, cmd, want string }{
-		{"a source port that is free is kept", "curl -s -m 5 --local-port 40123 http://198.51.100.7:7000", "hello 203.0.113.10:40123\n"},
-		{"IPv6", "curl -s -m 5 --local-port 40124 http://[2001:db8:2::2]:7000", "hello [2001:db8:3::10]:40124\n"},
-		{"ping, IPv6", "ping -c1 -W5 2001:db8:2::2", "1 received"},
-		{"UDP", "sh -c 'echo hi | nc -u -w 1 198.51.100.7 7000'", "hi"},
-		{"ping", "ping -c1 -W5 198.51.100.7", "1 received"},
+		{"a source port that is free is kept", "curl -s -m 20 --local-port 40123 http://198.51.100.7:7000", "hello 203.0.113.10:40123\n"},
+		{"IPv6", "curl -s -m 20 --local-port 40124 http://[2001:db8:2::2]:7000", "hello [2001:db8:3::10]:40124\n"},
+		{"ping, IPv6", "ping -c1 -W20 2001:db8:2::2", "1 received"},
+		{"UDP", "sh -c 'echo hi | nc -u -W 1 -w 20 198.51.100.7 7000'", "hi"},
+		{"ping", "ping -c1 -W20 198.51.100.7", "1 received"},
 	} {
 		if r := s.run(in + c.cmd); !strings.Contains(r.out, c.want) {
 			t.Errorf("%s: want %q, got %+v", c.what, c.want, r)
 		}
 	}
 	// Two pods with one source port are told apart.
-	if r := s.run("podgate exec -i web -- curl -s -m 5 --local-port 40123 http://198.51.100.7:7000"); !regexp.MustCompile(`^hello 203\.0\.113\.10:\d+\n$`).MatchString(r.out) || strings.Contains(r.out, ":40123") {
+	if r := s.run("podgate exec -i web -- curl -s -m 20 --local-port 40123 http://198.51.100.7:7000"); !regexp.MustCompile(`^hello 203\.0\.113\.10:\d+\n$`).MatchString(r.out) || strings.Contains(r.out, ":40123") {
 		t.Errorf("the same port of another pod: %+v", r)
 	}
-	if r := s.run(in + "curl -s -m 5 http://198.51.100.7:9"); r.code != 7 {
+	if r := s.run(in + "curl -s -m 20 http://198.51.100.7:9"); r.code != 7 {
 		t.Errorf("a port that nobody has is not refused: %+v", r)
 	}
 	run := func(args ...string) string { return s.run(in + "traceroute " + strings.Join(args, " ")).out }
@@ -97,7 +97,7 @@ spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, selector: {app: web}, p
 	}
 	// Inbound, the client is seen as it is; what is no Service is refused.
 	from := func(url string) string {
-		out, _ := far.Command("curl", "-s", "-m", "5", url).CombinedOutput()
+		out, _ := far.Command("curl", "-s", "-m", "20", url).CombinedOutput()
 		return string(out)
 	}
 	if got := from("http://203.0.113.10:30080/clientip"); !strings.HasPrefix(got, "192.0.2.2:") {

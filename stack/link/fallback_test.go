@@ -54,7 +54,7 @@ func TestKernelTakesThePiecesOfASuperFrame(t *testing.T) {
 		}
 		var got []byte
 		buf := make([]byte, 2000)
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		for len(got) < len(want) {
 			n, _, err := c.ReadFrom(buf)
 			if err != nil {

@@ -200,7 +200,7 @@ func ping(t *testing.T, from pod, to string) {
 		if _, err := c.WriteTo(b, &net.IPAddr{IP: net.ParseIP(to)}); err != nil {
 			return err
 		}
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		buf := make([]byte, 2000)
 		for {
 			n, peer, err := c.ReadFrom(buf)
@@ -279,7 +279,7 @@ func udp(t *testing.T, from, to pod, src, addr string) {
 	}()
 	want, got := make([]byte, 1400), make([]byte, 2000)
 	rand.NewChaCha8([32]byte{2}).Read(want)
-	client.SetDeadline(time.Now().Add(10 * time.Second))
+	client.SetDeadline(time.Now().Add(30 * time.Second))
 	for n := 0; n <= len(want); n += 100 {
 		if _, err := client.Write(want[:n]); err != nil {
 			t.Fatal(err)
@@ -316,7 +316,7 @@ func datagrams(t *testing.T, from, to pod, addr string, w *wire) {
 	}
 	var got []byte
 	buf := make([]byte, 20000)
-	server.SetReadDeadline(time.Now().Add(10 * time.Second))
+	server.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for range count {
 		n, _, err := server.ReadFrom(buf)
 		if err != nil {
@@ -392,7 +392,7 @@ func TestDeviceIsGoneWithItsLink(t *testing.T) {
 				t.Fatal(err)
 			}
 			bufs := []packet.Frame{make(packet.Frame, link.MaxFrame)}
-			deadline := time.Now().Add(5 * time.Second)
+			deadline := time.Now().Add(30 * time.Second)
 			for err = nil; err == nil && time.Now().Before(deadline); {
 				_, err = p.dev.ReadBatch(bufs)
 			}

@@ -105,7 +105,7 @@ func TestQEMUStream(t *testing.T) {
 			}
 		}
 
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
 		super := superFrame(true, true, 0, 5000, 1400, 0x18)
 		if n, err := q.WriteBatch([]packet.Frame{super}); n != 1 || err != nil {
 			t.Fatalf("write: %d, %v", n, err)
@@ -159,7 +159,7 @@ func TestQEMUStreamKeepsFramesWhole(t *testing.T) {
 	if q.Full.Load() == 0 {
 		t.Error("nobody counted the frame that did not fit")
 	}
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	got := make(chan error, 1)
 	go func() {
 		for i := range sent {
@@ -205,7 +205,7 @@ func TestQEMUStreamHangsUpOnNonsense(t *testing.T) {
 			t.Fatalf("read %d, %v", n, err)
 		}
 	}
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("the connection goes on: %d, %v", n, err)
 	}
@@ -232,7 +232,7 @@ func TestQEMUDgram(t *testing.T) {
 	if n, err := q.WriteBatch([]packet.Frame{append(make(packet.Frame, packet.VnetHdrLen), ether(7, 1500)...)}); n != 1 || err != nil {
 		t.Fatalf("write: %d, %v", n, err)
 	}
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	buf := make([]byte, 2000)
 	if n, err := c.Read(buf); err != nil || !bytes.Equal(buf[:n], ether(7, 1500)) {
 		t.Errorf("got %x, %v", buf[:n], err)

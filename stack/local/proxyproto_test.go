@@ -97,7 +97,7 @@ func TestPublishedPortsSpeakPROXY(t *testing.T) {
 			t.Helper()
 			var conn net.Conn
 			k.net.Do(func() (err error) { conn, err = net.Dial("tcp", at.String()); return err })
-			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			conn.SetDeadline(time.Now().Add(30 * time.Second))
 			t.Cleanup(func() { conn.Close() })
 			return conn
 		}
@@ -121,12 +121,12 @@ func TestPublishedPortsSpeakPROXY(t *testing.T) {
 				want = netip.MustParseAddrPort(conn.LocalAddr().String())
 			}
 			conn.Write(append(c.header, "hello"...))
-			l.SetDeadline(time.Now().Add(20 * time.Second))
+			l.SetDeadline(time.Now().Add(30 * time.Second))
 			in, err := l.Accept()
 			if err != nil {
 				t.Fatalf("%s: %v", c.name, err)
 			}
-			in.SetDeadline(time.Now().Add(20 * time.Second))
+			in.SetDeadline(time.Now().Add(30 * time.Second))
 			if got := in.RemoteAddr().String(); got != want.String() {
 				t.Errorf("%s: the pod saw %s, want %s", c.name, got, want)
 			}

@@ -132,10 +132,10 @@ func TestPublishedTCPRefusedByThePodIsReset(t *testing.T) {
 	publishing(t, func(t *testing.T, k *kernels, host, client, pod netip.Addr) {
 		at := netip.AddrPortFrom(host, 30080)
 		publish(t, k.gw, Publication{HostAddr: at, Proto: packet.TCP, Target: netip.AddrPortFrom(pod, 80), Name: "x"})
-		c, err := net.DialTimeout("tcp", at.String(), 5*time.Second)
+		c, err := net.DialTimeout("tcp", at.String(), 30*time.Second)
 		if err == nil { // or the reset was there first
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.SetDeadline(time.Now().Add(30 * time.Second))
 			_, err = c.Read(make([]byte, 1))
 		}
 		if !errors.Is(err, syscall.ECONNRESET) {
@@ -180,7 +180,7 @@ func TestPublishedUDPKeepsTheClientAddress(t *testing.T) {
 				payload := bytes.Repeat([]byte("x"), size)
 				var who, rest string
 				var err error
-				for end := time.Now().Add(20 * time.Second); rest != string(payload) && time.Now().Before(end); {
+				for end := time.Now().Add(30 * time.Second); rest != string(payload) && time.Now().Before(end); {
 					c.SetDeadline(time.Now().Add(2 * time.Second)) // datagrams may be lost on a busy machine
 					if _, err = c.Write(payload); err != nil {
 						continue

@@ -164,7 +164,7 @@ func TestUDPBetweenGatewayAndPod(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
 		for _, size := range []int{0, 1, 1472, 1473, 9000, 60000} {
 			want := bytes.Repeat([]byte{byte(size)}, size)
 			if _, err := c.Write(want); err != nil {
@@ -181,7 +181,7 @@ func TestUDPBetweenGatewayAndPod(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer closed.Close()
-		closed.SetDeadline(time.Now().Add(10 * time.Second))
+		closed.SetDeadline(time.Now().Add(30 * time.Second))
 		closed.Write([]byte("anyone?"))
 		if _, err := closed.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("datagram to a closed port: %v, want connection refused", err)

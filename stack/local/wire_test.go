@@ -158,7 +158,7 @@ func newPod(t testing.TB) *Stack {
 
 func eventually(t testing.TB, ok func() bool, say func() string) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
+	for end := time.Now().Add(30 * time.Second); !ok(); {
 		if time.Now().After(end) {
 			t.Error(say())
 			return
@@ -168,7 +168,7 @@ func eventually(t testing.TB, ok func() bool, say func() string) {
 }
 
 func ctxFor(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }

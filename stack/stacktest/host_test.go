@@ -34,7 +34,7 @@ func hostPair(t *testing.T) (w *World, web, api *Host) {
 
 func deadline(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -148,7 +148,7 @@ func TestAPolicyStopsAConversation(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 0)); err != nil {
 		t.Error(err)
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
 		t.Errorf("after the policy was deleted the retransmission did not arrive: %v", err)
 	}

@@ -172,12 +172,12 @@ func Need(t testing.TB, tools ...string) {
 // route for the link's IPv6 addresses.
 func (n *NS) AwaitCarrier(link string) {
 	n.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !n.ready(link) {
 		if time.Now().After(deadline) {
-			n.t.Fatalf("%s has no carrier after 10 s", link)
+			n.t.Fatalf("%s has no carrier after 30 s", link)
 		}
 		<-tick.C
 	}

@@ -49,7 +49,7 @@ func newCluster(t *testing.T, kind string, mtu int) *cluster {
 // newClusterOf gives a and b MTUs of their own.
 func newClusterOf(t *testing.T, kind string, mtu, bmtu int) *cluster {
 	t.Helper()
-	plane := newPlane(t)
+	plane := newPlane(t, nil)
 	c := &cluster{plane: plane}
 	c.a, c.b = newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "a"}, 4, mtu), newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "b"}, 5, bmtu)
 	plane.Publish(stack.Input{Services: services(t)})
@@ -57,13 +57,14 @@ func newClusterOf(t *testing.T, kind string, mtu, bmtu int) *cluster {
 }
 
 // newPlane is a running plane without ports.
-func newPlane(t *testing.T) *stack.Plane {
+// newPlane is a plane that forwards. Its clock may be another than the system's.
+func newPlane(t *testing.T, now func() int64) *stack.Plane {
 	t.Helper()
 	gateways := []netip.Addr{netip.MustParseAddr(gateway4), netip.MustParseAddr(gateway6)}
 	cidrs := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/64")}
 	plane, err := stack.New(stack.Config{
 		GatewayMAC:   stacktest.GatewayMAC,
-		GatewayAddrs: gateways, LocalAddrs: gateways, PodCIDRs: cidrs,
+		GatewayAddrs: gateways, LocalAddrs: gateways, PodCIDRs: cidrs, Now: now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +205,7 @@ func (p *pod) listen(t *testing.T, addr string) net.Listener {
 
 func (p *pod) dial(network, addr string) (c net.Conn, err error) {
 	p.Do(func() error {
-		d := net.Dialer{Timeout: 10 * time.Second}
+		d := net.Dialer{Timeout: 30 * time.Second}
 		c, err = d.Dial(network, addr)
 		return nil
 	})
@@ -293,7 +294,7 @@ func TestDatagramsOfEverySize(t *testing.T) {
 				if _, err := conn.Write(sent); err != nil {
 					t.Fatal(err)
 				}
-				conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+				conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 				got := make([]byte, 65536)
 				k, err := conn.Read(got)
 				if err != nil || string(got[:k]) != string(sent) {
@@ -328,7 +329,7 @@ func TestRefusalsAreFelt(t *testing.T) {
 				t.Fatal(err)
 			}
 			conn.Write([]byte("x"))
-			conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 			if _, err := conn.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "refused") {
 				t.Errorf("udp %s: got %v, want connection refused", addr, err)
 			}

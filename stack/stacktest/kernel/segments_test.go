@@ -18,7 +18,7 @@ import (
 func TestMulticastStaysWithinItsSegment(t *testing.T) {
 	for _, kind := range kinds() {
 		t.Run(kind, func(t *testing.T) {
-			plane := newPlane(t)
+			plane := newPlane(t, nil)
 			plane.Publish(stack.Input{Segments: []stack.Segment{{Name: "default/lab",
 				Prefixes: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24")}, Gateways: []netip.Addr{netip.MustParseAddr("172.30.0.1")}}}})
 			a := newPod(t, plane, kind, kube.Name{Namespace: "default", Name: "a"}, 4, 1500)
@@ -46,7 +46,7 @@ func TestMulticastStaysWithinItsSegment(t *testing.T) {
 			hear(c, "c")
 			sender := a.multicaster(t, "224.0.0.251:5353")
 			got := ""
-			for deadline := time.Now().Add(10 * time.Second); got == "" && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(30 * time.Second); got == "" && time.Now().Before(deadline); {
 				sender.Write([]byte("hello")) // again: a link needs a moment to carry
 				select {
 				case got = <-heard:
@@ -59,7 +59,7 @@ func TestMulticastStaysWithinItsSegment(t *testing.T) {
 			// What c's own segment says it does hear; so it would have heard a too.
 			d := newPodOn(t, plane, kind, kube.Name{Namespace: "default", Name: "d"}, "default/lab", "172.30.0.3", 1500)
 			sender = d.multicaster(t, "224.0.0.251:5353")
-			for deadline := time.Now().Add(10 * time.Second); got != "c from d" && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(30 * time.Second); got != "c from d" && time.Now().Before(deadline); {
 				sender.Write([]byte("from d"))
 				select {
 				case got = <-heard:
