@@ -9,7 +9,7 @@ import (
 // view is what a decision of this worker may look at.
 // For a flow that exists serving is its backend, and arrives the port there.
 func (w *worker) view(serving *nat.Backend, arrives uint16) view {
-	return view{now: w.now, affinity: w.affinity, loads: w.loads, serving: serving, arrives: arrives}
+	return view{now: w.now, affinity: w.affinity, loads: w.loads, mappings: w.mappings, serving: serving, arrives: arrives}
 }
 
 // open decides about a packet that belongs to no flow and, if it may pass,
@@ -46,8 +46,14 @@ func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, 
 // alike behind a Service, or a hairpin) another source port tells them apart.
 func (w *worker) commit(q *query, d *decision) (*flow.Flow, Reason) {
 	to := d.to
-	if d.masquerade || w.taken(to, d.out) {
-		port, ok := w.claim(to, d.out)
+	by := passage{to: d.mapping}
+	if d.independent(q) {
+		if by.from = w.mapping(q, to.Src, d.uplink); by.from == nil {
+			return nil, SourcePortsExhausted
+		}
+		to.SrcPort = by.from.outer.port
+	} else if d.masquerade || w.taken(to, d.out) {
+		port, ok := w.claim(to, d)
 		if !ok {
 			return nil, SourcePortsExhausted
 		}
@@ -79,6 +85,10 @@ func (w *worker) commit(q *query, d *decision) (*flow.Flow, Reason) {
 	f.Gen = w.snap.Generation
 	c := &cookie{deps: d.deps}
 	w.flows.SetDeps(f, c)
+	if by != (passage{}) {
+		c.by = &by
+		by.hold()
+	}
 	w.loads.hold(c)
 	if d.service != nil && d.service.AffinityTimeout > 0 {
 		w.affinity.record(q.Src, d.service, d.backend, w.now)
@@ -89,6 +99,9 @@ func (w *worker) commit(q *query, d *decision) (*flow.Flow, Reason) {
 func (w *worker) rewrite(from, to packet.Tuple, out *attachment) packet.Rewrite {
 	r := packet.NewRewrite(from, to)
 	r.SetMAC, r.SrcMAC, r.DstMAC = true, w.snap.gatewayMAC, out.MAC
+	if to.Proto == packet.TCP && w.snap.beyond(to.Dst, out) {
+		r.MSS = packet.MSS(out.MTU, to.Dst.Is4())
+	}
 	return r
 }
 
@@ -98,24 +111,52 @@ func (w *worker) taken(to packet.Tuple, out *attachment) bool {
 	return f != nil
 }
 
-// claim finds a source port that makes to's reply key unique. The search starts
-// at a place that the conversation gives, so that claims do not crowd.
-func (w *worker) claim(to packet.Tuple, out *attachment) (uint16, bool) {
-	if !hasPorts(to.Proto) {
+// independent says whether the conversation's source has a mapping of its own.
+func (d *decision) independent(q *query) bool {
+	return d.uplink != nil && d.uplink.Masquerade.IndependentMapping && hasPorts(q.Proto) && q.SrcPort != 0
+}
+
+// claim finds a source port that makes to's reply key unique.
+func (w *worker) claim(to packet.Tuple, d *decision) (uint16, bool) {
+	if !hasPorts(to.Proto) { // one pod at a time for each peer
+		return 0, d.uplink != nil && !w.taken(to, d.out)
+	}
+	var m *Masquerade
+	if d.uplink != nil {
+		m = d.uplink.Masquerade
+	}
+	pool, from := to, to
+	pool.SrcPort = 0
+	return w.pick(pool, from, m, func(port uint16) bool {
+		to.SrcPort = port
+		return !w.taken(to, d.out)
+	})
+}
+
+// pick finds a free port. Outside (m is not nil) that of the conversation is kept
+// where it can be (RFC 4787, 4.2.1). The search starts at a place that the
+// conversation gives, so that claims do not crowd; of a pool that was found
+// exhausted the next search is not before the next tick, as it costs as much as
+// thousands of packets.
+func (w *worker) pick(pool, from packet.Tuple, m *Masquerade, free func(uint16) bool) (uint16, bool) {
+	if m != nil && m.keeps(from.SrcPort) && free(from.SrcPort) {
+		return from.SrcPort, true
+	}
+	if w.exhausted[pool] {
 		return 0, false
 	}
-	if out.Masquerade && !w.taken(to, out) {
-		return to.SrcPort, true // outside, the port of the pod is kept where it can be (RFC 4787, 4.2.1)
+	ports := w.cfg.MasqueradePorts
+	if m != nil && m.Ports != [2]uint16{} {
+		ports = m.Ports
 	}
-	first, last := w.cfg.MasqueradePorts[0], w.cfg.MasqueradePorts[1]
-	n := uint32(last-first) + 1
-	start := uint32(to.Hash(0) >> 32)
+	n := uint32(ports[1]-ports[0]) + 1
+	start := uint32(from.Hash(0) >> 32)
 	for i := range n {
-		to.SrcPort = first + uint16((start+i)%n)
-		if !w.taken(to, out) {
-			return to.SrcPort, true
+		if port := ports[0] + uint16((start+i)%n); free(port) {
+			return port, true
 		}
 	}
+	w.exhausted[pool] = true
 	return 0, false
 }
 

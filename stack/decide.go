@@ -18,6 +18,8 @@ import (
 //
 //	anti-spoofing -> service -> egress policy -> ingress policy -> route -> masquerade
 //
+// (after service, what was sent to a mapping of the uplink: mapping.go).
+//
 // Policies are judged on the pods' addresses: after the Service was translated,
 // before the source is. Replies are never decided: they are the reply leg of a
 // flow that was. The node's own addresses are exempt from policies; package
@@ -46,6 +48,7 @@ type view struct {
 	now      int64
 	affinity *affinity    // nil: nobody is remembered
 	loads    nat.Loads    // nil: nobody counts
+	mappings *mappings    // nil: there are none
 	serving  *nat.Backend // of a flow that exists: kept while eligible, by TCP always
 	arrives  uint16       // the port at serving
 }
@@ -71,6 +74,8 @@ type decision struct {
 
 	exempt     [2]bool           // by policy.Direction: see Snapshot.exempt
 	masquerade bool              // to.Src is the gateway's: a source port must be claimed
+	uplink     *attachment       // at whose segment the gateway has to.Src; nil: in the cluster
+	mapping    *mapping          // whose external endpoint the packet was sent to
 	choice     nat.Choice        // how the backend was chosen
 	judged     [2]policy.Verdict // by policy.Direction
 }
@@ -102,6 +107,10 @@ func (s *Snapshot) decide(q query, v view, tr *Trace) (d decision) {
 	if r == None {
 		r = s.service(&q, &v, &d)
 		tr.service(&q, &d, r)
+	}
+	if r == None {
+		r = s.mapped(&q, &v, &d)
+		tr.mapped(&q, &d, r)
 	}
 	if r == None {
 		r = s.judge(policy.Egress, &q, &v, &d)
@@ -201,6 +210,9 @@ func (s *Snapshot) judge(dir policy.Direction, q *query, v *view, d *decision) R
 // route finds the port that the packet leaves by.
 func (s *Snapshot) route(q *query, d *decision) Reason {
 	dst := d.to.Dst
+	if q.port.Masquerade != nil && d.backend == nil && d.mapping == nil && s.gateways[dst] == nil {
+		return UplinkFiltered
+	}
 	if out := s.owner[dst]; out != nil {
 		toGateway, toPeer := q.dstMAC == s.gatewayMAC, q.dstMAC == out.MAC && q.port.segment == out.segment
 		switch {
@@ -254,10 +266,17 @@ func forbidden(a packet.Addr) bool {
 
 // masquerade: what leaves by an uplink needs the address that the gateway has
 // there as source. So does a packet that a Service leads back to the pod that it
-// came from, or the answer would bypass us (hairpin). The gateway's own stack hands
+// came from, or the answer would bypass us (hairpin). What one pod sends to
+// another's mapping comes from its own, as it would outside (RFC 4787, REQ-9). The gateway's own stack hands
 // us also what it sends to itself.
 func (s *Snapshot) masquerade(q *query, d *decision) Reason {
-	if d.out.Masquerade && d.out != q.port && s.isPods(d.to.Src) {
+	if d.mapping != nil && d.mapping.uplink != q.port.id {
+		d.uplink = s.port(d.mapping.uplink)
+		d.to.Src, d.masquerade = q.Dst, true
+		return None
+	}
+	if d.out.Masquerade != nil && d.out != q.port && s.isPods(d.to.Src) {
+		d.uplink = d.out
 		d.to.Src = s.segment(d.out.segment).gateway(d.to.Src)
 		if d.masquerade = true; d.to.Src == (packet.Addr{}) {
 			return NoRoute // the uplink is of the other family

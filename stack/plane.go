@@ -32,6 +32,7 @@ type Config struct {
 	PortShare       float64       // the part of MaxFlows that one port may open; one half
 	Timeouts        flow.Timeouts // each with its default
 	MasqueradePorts [2]uint16     // first and last source port that may be claimed; 32768-60999
+	MappingTimeout  time.Duration // how long a mapping outlives its conversations: see Masquerade; 5 min, which RFC 4787 recommends
 	FloodRate       int           // flooded frames a second and port; 100
 	ErrorRate       int           // ICMP errors and resets made by the gateway, a second and port; 1000
 	Answerer        Answerer      // answers UDP to AnswerAt in the data path; nil: nobody does
@@ -51,6 +52,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MasqueradePorts == [2]uint16{} {
 		c.MasqueradePorts = [2]uint16{32768, 60999}
+	}
+	if c.MappingTimeout == 0 {
+		c.MappingTimeout = 5 * time.Minute
 	}
 	if c.FloodRate == 0 {
 		c.FloodRate = 100
@@ -80,10 +84,10 @@ type PortSpec struct {
 
 	Router bool // forwards for others: may send from every address that is nobody's in the cluster
 
-	// Masquerade gives what pods send out by this port the gateway's address in its
-	// segment as source. Answers, and what comes to Services at that address, come
-	// in by it; nothing else does.
-	Masquerade bool
+	// Masquerade, unless nil, gives what pods send out by this port the gateway's
+	// address in its segment as source. Answers, what comes to Services at that
+	// address or their own, and what it lets in besides, come in; nothing else does.
+	Masquerade *Masquerade
 
 	Network   string // the Segment, published before; empty: the cluster's own
 	Secondary bool   // a further interface of its pod, not the one that NetworkPolicy is about

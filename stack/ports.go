@@ -121,6 +121,7 @@ func (w *worker) detach(id flow.PortID) error {
 	w.byHand = slices.DeleteFunc(slices.Clone(w.byHand), func(pt *port) bool { return pt == gone })
 	w.faulty = slices.DeleteFunc(slices.Clone(w.faulty), func(pt *port) bool { return pt == gone })
 	w.forgetPort(id)
+	w.mappings.forgetPort(gone.attachment)
 	w.install(w.snap.withoutPort(gone.attachment))
 	if w.poller != nil {
 		w.poller.remove(gone.dev.FD())

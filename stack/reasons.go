@@ -50,6 +50,7 @@ const (
 	ServiceUnallocated
 	PolicyEgressDenied
 	PolicyIngressDenied
+	UplinkFiltered
 	NoSuchPod
 	GatewayNotServed
 	NoRoute
@@ -149,6 +150,7 @@ var reasons = [malformed]struct {
 	ServiceUnallocated:   {"service-unallocated", dropped, 0},
 	PolicyEgressDenied:   {"policy-egress-denied", dropped, 0},
 	PolicyIngressDenied:  {"policy-ingress-denied", dropped, 0},
+	UplinkFiltered:       {"uplink-filtered", dropped, 0},
 	NoSuchPod:            {"no-such-pod", rejected, sayHost},
 	GatewayNotServed:     {"gateway-not-served", rejected, sayPort},
 	NoRoute:              {"no-route", rejected, sayNet},

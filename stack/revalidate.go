@@ -30,6 +30,7 @@ import (
 type cookie struct {
 	deps
 	audited bool      // noted already: see judged
+	by      *passage  // nil: by no mapping
 	holds   *load     // that this conversation is counted in; nil: none
 	drained int64     // when it ends because its endpoint left; 0: not so
 	cut     *decision // the refusal that ended the flow; nil while it lives

@@ -54,6 +54,12 @@ func (s *Snapshot) via(a packet.Addr) (out *attachment, known bool) {
 	return nil, false
 }
 
+// beyond says whether a is not an address of the port out, but of a host that out
+// leads to.
+func (s *Snapshot) beyond(a packet.Addr, out *attachment) bool {
+	return len(s.routes) > 0 && !out.Local && s.owner[a] != out
+}
+
 // mayUse says whether a pod may send from the address a: one of its own, or of
 // a network behind it. What a router forwards comes from anywhere.
 func (s *Snapshot) mayUse(at *attachment, a packet.Addr) bool {

@@ -21,6 +21,7 @@ const (
 	stageIngress    = "ingress policy"
 	stageRoute      = "route"
 	stageMasquerade = "masquerade"
+	stageMapping    = "mapping"
 )
 
 // TraceStage is what one stage found, in a sentence.
@@ -123,6 +124,16 @@ func (t *Trace) service(q *query, d *decision, r Reason) {
 	}
 }
 
+func (t *Trace) mapped(q *query, d *decision, r Reason) {
+	switch {
+	case t == nil:
+	case r != None:
+		t.add(stageMapping, "%s is a mapping of a pod, and lets in only whom the pod has spoken to", addrPort(q.Dst, q.DstPort))
+	case d.mapping != nil:
+		t.add(stageMapping, "%s is a mapping of %s", addrPort(q.Dst, q.DstPort), addrPort(d.to.Dst, d.to.DstPort))
+	}
+}
+
 // why says how a backend came to be chosen, and from which.
 func why(c *nat.Choice) string {
 	text := "chosen by hash"
@@ -208,6 +219,8 @@ func (t *Trace) route(s *Snapshot, q *query, d *decision, r Reason) {
 			how = "outside the cluster, dialled again from the gateway's own namespace"
 		}
 		t.add(stageRoute, "%s is behind %s: %s", dst, d.out.place(), how)
+	case UplinkFiltered:
+		t.add(stageRoute, "%s is not reached by %s: Services are, and mappings", dst, q.port.label())
 	case GatewayNotServed:
 		t.add(stageRoute, "%s is the gateway's address in network %s, which answers pings alone", dst, s.gateways[dst].Name)
 	case NoSuchPod:
@@ -232,8 +245,10 @@ func (t *Trace) masquerade(q *query, d *decision, r Reason) {
 		t.add(stageMasquerade, "the gateway has no address of that family at %s", d.out.label())
 	case r != None:
 		t.add(stageMasquerade, "%s would get its own packet back", q.port.label())
-	case d.masquerade && d.out.Masquerade:
+	case d.masquerade && d.out == d.uplink:
 		t.add(stageMasquerade, "by %s: the other side sees the gateway's address there, %s", d.out.label(), d.to.Src)
+	case d.masquerade && d.uplink != nil:
+		t.add(stageMasquerade, "hairpin: %s sees a mapping of %s, %s, as its client", d.out.label(), d.uplink.label(), d.to.Src)
 	case d.masquerade:
 		t.add(stageMasquerade, "hairpin: %s sees the gateway, %s, as its client", d.out.label(), d.to.Src)
 	default:

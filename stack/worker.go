@@ -38,6 +38,7 @@ type worker struct {
 	flows    *flow.Table
 	affinity *affinity
 	loads    loads
+	mappings *mappings
 	frags    *fragments
 	poller   *poller // nil while driven by hand
 
@@ -60,6 +61,8 @@ type worker struct {
 
 	captures []*capture
 	faulty   []*port // with a bad link
+
+	exhausted map[packet.Tuple]bool // where no source port was left since the last tick
 }
 
 // arrival is a frame as it came.
@@ -90,6 +93,8 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		ports:     make([]*port, 1),
 		affinity:  newAffinity(),
 		loads:     loads{},
+		mappings:  newMappings(),
+		exhausted: map[packet.Tuple]bool{},
 		frags:     newFragments(),
 		denials:   map[denial]*denials{},
 		answering: newAnswering(cfg),
@@ -100,7 +105,7 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		}
 	}
 	w.flows = flow.New(flow.Config{MaxFlows: cfg.MaxFlows, PortShare: cfg.PortShare, Timeouts: cfg.Timeouts,
-		Finished: over, Removed: func(f *flow.Flow, _ flow.Cause) { over(f) }})
+		Finished: over, Removed: func(f *flow.Flow, _ flow.Cause) { over(f); w.release(f) }})
 	w.buffers = make([]byte, budget*link.MaxFrame)
 	for i := range w.frames {
 		w.frames[i] = w.buffer(i)
@@ -293,6 +298,8 @@ func (w *worker) tick() {
 		}
 	})
 	w.affinity.expire(w.now)
+	w.mappings.expire(w.now)
+	clear(w.exhausted)
 }
 
 // ownFrame is the room for a frame that the worker makes itself.

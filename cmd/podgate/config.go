@@ -41,6 +41,8 @@ type config struct {
 	UplinkName     string
 	UplinkAddrs    []netip.Prefix // of one family each, with host bits
 	UplinkNextHops []netip.Addr
+	UplinkNAT      stack.Masquerade
+	MappingTimeout time.Duration
 	IngressHTTP    netip.AddrPort
 	IngressHTTPS   netip.AddrPort
 	Trusted        []netip.Prefix // proxies in front of Ingress
@@ -114,14 +116,9 @@ var settings = []setting{
 		return err
 	}},
 	{"services.nodeports", "30000-32767", "range of node ports", func(c *config, v string) error {
-		lo, hi, ok := strings.Cut(v, "-")
-		a, err1 := between(lo, 1, 65535)
-		b, err2 := between(hi, 1, 65535)
-		if !ok || err1 != nil || err2 != nil || a > b {
-			return fmt.Errorf("%q is not a range of ports such as 30000-32767", v)
-		}
-		c.Kube.NodePortMin, c.Kube.NodePortMax = uint16(a), uint16(b)
-		return nil
+		ports, err := portRange(v, "30000-32767")
+		c.Kube.NodePortMin, c.Kube.NodePortMax = ports[0], ports[1]
+		return err
 	}},
 	{"publish.address", "127.0.0.1", "host address that node ports, load balancers and host ports listen on", func(c *config, v string) (err error) {
 		c.PublishAddr, err = netip.ParseAddr(v)
@@ -186,6 +183,22 @@ var settings = []setting{
 			}
 			c.UplinkNextHops = append(c.UplinkNextHops, a)
 		}
+		return nil
+	}},
+	{"egress.uplink.ports", "", "source ports at the uplink, such as 40000-49999; empty: a pod's own wherever it is free, else one of 32768-60999", func(c *config, v string) (err error) {
+		if v != "" {
+			c.UplinkNAT.Ports, err = portRange(v, "40000-49999")
+		}
+		return err
+	}},
+	{"egress.uplink.mapping", dependent, "mapping behaviour at the uplink (RFC 4787): address-and-port-dependent (a source port for each conversation) or endpoint-independent (one for each address and port of a pod, whoever the peer is)", behaviour(func(n *stack.Masquerade) *bool { return &n.IndependentMapping })},
+	{"egress.uplink.filtering", dependent, "filtering behaviour at the uplink (RFC 4787): address-and-port-dependent (in comes whom the pod has spoken to) or endpoint-independent (in comes who sends to a mapping, as far as policies let them; takes that mapping)", behaviour(func(n *stack.Masquerade) *bool { return &n.IndependentFiltering })},
+	{"egress.uplink.mapping-timeout", "5m", "how long an endpoint-independent mapping of UDP outlives its last packet, at least 2m (RFC 4787)", func(c *config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < 2*time.Minute || d > 24*time.Hour {
+			return fmt.Errorf("%q is not a duration from 2m to 24h, such as 5m", v)
+		}
+		c.MappingTimeout = d
 		return nil
 	}},
 	{"egress.allow", "", "host addresses, otherwise forbidden, that pods may reach: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
@@ -310,6 +323,17 @@ var settings = []setting{
 		return nil
 	}},
 	{"images", "podgate.dev/workload: [podgate, workload]", "which command stands for an image (a map; podgate.yaml only)", nil},
+}
+
+// The behaviours of an uplink that RFC 4787 names.
+const dependent, independent = "address-and-port-dependent", "endpoint-independent"
+
+func behaviour(field func(*stack.Masquerade) *bool) func(*config, string) error {
+	return func(c *config, v string) error {
+		v, err := oneOf(v, dependent, independent)
+		*field(&c.UplinkNAT) = v == independent
+		return err
+	}
 }
 
 // timeout sets one of the times after which silent flows are forgotten.
@@ -578,6 +602,17 @@ func optionalAddrPort(v string, into *netip.AddrPort) (err error) {
 		return fmt.Errorf("%q is not ADDR:PORT", v)
 	}
 	return nil
+}
+
+// portRange parses a range of ports such as the example.
+func portRange(v, example string) (ports [2]uint16, err error) {
+	lo, hi, ok := strings.Cut(v, "-")
+	a, err1 := between(lo, 1, 65535)
+	b, err2 := between(hi, 1, 65535)
+	if !ok || err1 != nil || err2 != nil || a > b {
+		return ports, fmt.Errorf("%q is not a range of ports such as %s", v, example)
+	}
+	return [2]uint16{uint16(a), uint16(b)}, nil
 }
 
 func between(v string, lo, hi int) (int, error) {

@@ -6,7 +6,7 @@ package main
 // a veth, joins the gateway's network namespace with a segment of its own in the data path, whose only
 // neighbour is the kernel of that namespace: the next hop. There the gateway has
 // addresses, from which what pods send outside comes (per-packet masquerade), of
-// every protocol that has ports. What comes to node ports and load balancers at
+// every protocol that has ports: stack/mapping.go says how. What comes to node ports and load balancers at
 // these addresses keeps its client's address. The rest is the kernel's: whether it
 // forwards, and where.
 
@@ -34,6 +34,7 @@ type uplink struct {
 	name     string
 	addrs    []netip.Prefix // the gateway's, with the length of the link's prefix
 	nextHops []netip.Addr   // the namespace's, one for each of addrs
+	nat      stack.Masquerade
 }
 
 // uplinkMTU is that of the links that most uplinks lead to, in bytes.
@@ -44,7 +45,10 @@ func newUplink(cfg config) (*uplink, error) {
 	if cfg.Egress != "uplink" {
 		return nil, nil
 	}
-	u := &uplink{name: cfg.UplinkName, addrs: cfg.UplinkAddrs}
+	u := &uplink{name: cfg.UplinkName, addrs: cfg.UplinkAddrs, nat: cfg.UplinkNAT}
+	if u.nat.IndependentFiltering && !u.nat.IndependentMapping {
+		return nil, errors.New("egress.uplink.filtering endpoint-independent takes egress.uplink.mapping endpoint-independent")
+	}
 	if len(u.addrs) == 0 {
 		return nil, errors.New("egress.mode is uplink: egress.uplink.addresses is needed, such as 192.0.2.10/24")
 	}
@@ -115,7 +119,7 @@ func (g *gateway) linkUplink() error {
 	g.plane.Publish(stack.Input{Segments: u.segments()})
 	_, err = g.plane.Attach(stack.PortSpec{
 		Pod: uplinkPort, Name: u.name, MAC: macOf(u.nextHops), Addrs: u.nextHops, MTU: uplinkMTU,
-		Network: uplinkPort.Name, Router: true, Masquerade: true,
+		Network: uplinkPort.Name, Router: true, Masquerade: &u.nat,
 	}, dev)
 	if err != nil {
 		dev.Close()

@@ -36,6 +36,8 @@ type Rewrite struct {
 	// DecTTL takes one from the TTL, for a packet that is routed. The caller
 	// has checked that it is over 1.
 	DecTTL bool
+	// MSS is the most that a SYN may announce, unless 0; see clampMSS.
+	MSS uint16
 }
 
 type op uint8
@@ -93,6 +95,9 @@ func (r *Rewrite) Apply(p *Packet) {
 	r.applyMACs(eth)
 	if r.DecTTL {
 		decTTL(p, eth)
+	}
+	if r.MSS != 0 && p.TCPFlags&SYN != 0 {
+		clampMSS(p, eth, r.MSS)
 	}
 	if r.ops&(opAddr|opPorts) == 0 {
 		return

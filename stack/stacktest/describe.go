@@ -25,6 +25,12 @@ func (w *World) names() map[netip.Addr]string {
 			put(a, name)
 		}
 	}
+	if w.Uplink != nil {
+		for i := range uplinkAddrs {
+			put(uplinkAddrs[i], "gateway.uplink")
+			put(uplinkHops[i], "uplink")
+		}
+	}
 	for name, n := range w.Store.State().Networks {
 		for _, a := range n.Gateways() {
 			put(a, "gateway."+name.Name)
@@ -78,6 +84,9 @@ func (w *World) Describe(f packet.Frame) string {
 		}
 	}
 	describeRest(&b, &p)
+	if n := mss(&p); n != 0 {
+		fmt.Fprintf(&b, " mss=%d", n)
+	}
 	if v := verify(&p); v != "" {
 		fmt.Fprintf(&b, " BAD %s", v)
 	}
@@ -215,6 +224,17 @@ func flagString(flags uint8) string {
 		return "none"
 	}
 	return string(s)
+}
+
+// mss is what the maximum segment size option of a SYN says that Packet made; 0:
+// there is none.
+func mss(p *packet.Packet) uint16 {
+	for o := p.Frame.Eth()[min(p.L4+20, p.Payload):p.Payload]; p.Proto == packet.TCP && len(o) >= 4; o = o[1:] {
+		if o[0] == 2 && o[1] == 4 {
+			return binary.BigEndian.Uint16(o[2:])
+		}
+	}
+	return 0
 }
 
 // verify recomputes the checksums of p and says which are wrong.

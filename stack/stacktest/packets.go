@@ -16,6 +16,7 @@ type Packet struct {
 	TCPFlags uint8 // ACK when 0
 	Seq, Ack uint32
 	Payload  []byte
+	MSS      int // option of TCP, at an odd byte; 0: none
 
 	ID           uint16 // of the datagram
 	DontFragment bool
@@ -45,7 +46,7 @@ func (p Packet) Frame() packet.Frame {
 func (p Packet) transport() []byte {
 	switch p.Proto {
 	case packet.TCP:
-		h := make([]byte, 20, 20+len(p.Payload))
+		h := make([]byte, 20, 28+len(p.Payload))
 		binary.BigEndian.PutUint16(h, p.SrcPort)
 		binary.BigEndian.PutUint16(h[2:], p.DstPort)
 		binary.BigEndian.PutUint32(h[4:], p.Seq)
@@ -55,6 +56,10 @@ func (p Packet) transport() []byte {
 			h[13] = packet.ACK
 		}
 		binary.BigEndian.PutUint16(h[14:], 65535)
+		if p.MSS != 0 {
+			h[12] = 7 << 4
+			h = append(h, 1, 2, 4, byte(p.MSS>>8), byte(p.MSS), 1, 1, 0)
+		}
 		return append(h, p.Payload...)
 	case packet.UDP:
 		h := make([]byte, 8, 8+len(p.Payload))

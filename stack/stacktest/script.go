@@ -42,6 +42,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	egress off|on
 //	mtu N                      of every port; comes first
 //	mtu POD N                  give the pod another interface, with that MTU
+//	uplink [OPTION...]         a way out that masquerades: mapping=endpoint-independent, filtering=likewise, ports=FIRST-LAST
 //	route PREFIX POD           a network behind a pod; unroute PREFIX: no longer
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
@@ -52,8 +53,8 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	flows, drops, denials      list them
 //
 // A pod's further interface is POD.net1. An address is a pod's name, svc/NAME,
-// gateway, gateway.NETWORK, dns, or a literal; @6 means its IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
-// seq=N, id=N (echo), mac=MAC (source), to=MAC|POD|gateway (destination),
+// gateway, gateway.NETWORK, uplink (its next hop), dns, or a literal; @6 means its IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
+// seq=N, mss=N, id=N (echo), mac=MAC (source), to=MAC|POD|gateway (destination),
 // gso=N, partial, nosum, df, frag=N (in fragments of N bytes), only=I,J (of them).
 func Run(t *testing.T, file string) {
 	t.Helper()
@@ -170,6 +171,8 @@ func (s *script) run(line string) {
 	case "egress":
 		w.Input.EgressOff = args[0] == "off"
 		w.Publish()
+	case "uplink":
+		s.uplink(args)
 	case "route":
 		w.Routes = append(w.Routes, stack.Route{Prefix: netip.MustParsePrefix(args[0]), Pod: parseName(args[1])})
 		w.publish()
@@ -199,6 +202,22 @@ func (s *script) run(line string) {
 		s.fail(errors.New("unknown command"))
 	}
 	s.received()
+}
+
+func (s *script) uplink(args []string) {
+	var nat stack.Masquerade
+	for _, arg := range args {
+		switch key, value, _ := strings.Cut(arg, "="); key {
+		case "mapping":
+			nat.IndependentMapping = value == "endpoint-independent"
+		case "filtering":
+			nat.IndependentFiltering = value == "endpoint-independent"
+		case "ports":
+			_, err := fmt.Sscanf(value, "%d-%d", &nat.Ports[0], &nat.Ports[1])
+			s.fail(err)
+		}
+	}
+	s.w.AddUplink(nat)
 }
 
 func (s *script) file(name string) string {
@@ -310,6 +329,8 @@ func (s *script) transmit(from *Pod, p Packet, args []string) {
 			p.Payload = make([]byte, n)
 		case key == "ttl":
 			p.TTL = uint8(n)
+		case key == "mss":
+			p.MSS = n
 		case key == "seq":
 			p.Seq = uint32(n)
 		case key == "id" && p.DstPort != 0:

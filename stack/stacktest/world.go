@@ -26,20 +26,24 @@ var (
 	GatewayMAC = packet.MAC{0x0a, 0x58, 10, 244, 0, 1}
 	LocalMAC   = packet.MAC{0x0a, 0x58, 127, 0, 0, 1}
 
+	uplinkAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:3::10")} // the gateway's
+	uplinkHops  = []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8:3::1")}
+
 	podCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/64")}
 	svcCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 )
 
 // World is a cluster in memory. Methods fail the test that it belongs to.
 type World struct {
-	t     testing.TB
-	Plane *stack.Plane
-	Store *kube.Store
-	Names *policy.Names // what pods were told by DNS
-	Local *Pod          // the other side of the gateway's own stack
-	pods  map[kube.Name]*Pod
-	were  map[netip.Addr]kube.Name // pods that are gone
-	now   atomic.Int64
+	t      testing.TB
+	Plane  *stack.Plane
+	Store  *kube.Store
+	Names  *policy.Names // what pods were told by DNS
+	Local  *Pod          // the other side of the gateway's own stack
+	Uplink *Pod          // the next hop of an uplink; nil: there is none
+	pods   map[kube.Name]*Pod
+	were   map[netip.Addr]kube.Name // pods that are gone
+	now    atomic.Int64
 
 	Routes []stack.Route // beside those of networks
 	Input  stack.Input   // what was published last
@@ -93,6 +97,24 @@ func (w *World) attach(spec stack.PortSpec) *Pod {
 	}
 	return &Pod{Name: spec.Pod, ID: id, MAC: spec.MAC, Addrs: spec.Addrs, spec: spec, dev: far}
 }
+
+// AddUplink makes packets leave by an uplink of MTU 1500, masqueraded.
+func (w *World) AddUplink(nat stack.Masquerade) {
+	w.t.Helper()
+	w.Input.Segments = []stack.Segment{uplinkSegment}
+	w.Publish()
+	w.Uplink = w.attach(stack.PortSpec{
+		Pod: kube.Name{Name: "uplink"}, Name: "uplink", MAC: MACOf(uplinkHops[0]), Addrs: uplinkHops, MTU: 1500,
+		Network: uplinkSegment.Name, Router: true, Masquerade: &nat,
+	})
+	w.Uplink.Name = parseName("uplink")
+	w.Routes = append(w.Routes,
+		stack.Route{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Via: uplinkHops[0]},
+		stack.Route{Prefix: netip.MustParsePrefix("::/0"), Via: uplinkHops[1]})
+	w.publish()
+}
+
+var uplinkSegment = stack.Segment{Name: "uplink", Gateways: uplinkAddrs}
 
 // Apply applies manifests, attaches and detaches pods as they come and go, and
 // publishes. New pods are running and ready at once.
@@ -243,9 +265,13 @@ func (w *World) publish() {
 	w.t.Helper()
 	state := w.Store.State()
 	node := []netip.Addr{podCIDRs[0].Addr().Next(), podCIDRs[1].Addr().Next()}
+	var external []netip.Addr
+	if w.Uplink != nil {
+		external = uplinkAddrs
+	}
 	var problems []kube.Problem
 	w.Input.Services, problems = nat.Compile(w.Input.Services, state, nat.Config{
-		NodeName: "podgate", NodeAddrs: node, ServiceCIDRs: svcCIDRs,
+		NodeName: "podgate", NodeAddrs: slices.Concat(node, external), ServiceCIDRs: svcCIDRs,
 	})
 	for _, p := range problems {
 		w.t.Log(p)
@@ -256,6 +282,9 @@ func (w *World) publish() {
 	}
 	var viaPods []stack.Route
 	w.Input.Segments, viaPods = stack.SegmentsOf(state)
+	if w.Uplink != nil {
+		w.Input.Segments = append(w.Input.Segments, uplinkSegment)
+	}
 	w.Input.Routes = slices.Concat(w.Routes, viaPods)
 	w.Plane.Publish(w.Input)
 }
@@ -272,8 +301,11 @@ func MACOf(a netip.Addr) packet.MAC {
 // Pod returns a pod by "name", in the namespace default, or "namespace/name".
 func (w *World) Pod(name string) *Pod {
 	w.t.Helper()
-	if name == "local" {
+	switch {
+	case name == "local":
 		return w.Local
+	case name == "uplink" && w.Uplink != nil:
+		return w.Uplink
 	}
 	p := w.pods[parseName(name)]
 	if p == nil {
@@ -325,9 +357,12 @@ func (w *World) Poll() {
 	}
 }
 
-// all are the local side and the pods by name.
+// all are the local side, the uplink and the pods by name.
 func (w *World) all() []*Pod {
 	all := []*Pod{w.Local}
+	if w.Uplink != nil {
+		all = append(all, w.Uplink)
+	}
 	for _, name := range slices.SortedFunc(maps.Keys(w.pods), compareNames) {
 		all = append(all, w.pods[name])
 	}
