@@ -222,20 +222,28 @@ func selectorOf(text string) (labels.Selector, error) {
 // compileService makes the nodes of one Service.
 func (z *Zone) compileService(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice) *service {
 	b := &serviceBuilder{
-		zone: z,
-		name: svc.Name + "." + svc.Namespace + ".svc." + z.domain,
-		out:  &service{nodes: map[string]*node{}},
-		seen: map[any]int{},
+		zone:  z,
+		name:  svc.Name + "." + svc.Namespace + ".svc." + z.domain,
+		out:   &service{},
+		nodes: map[string]*node{},
+		seen:  map[any]int{},
 	}
+	b.compile(svc, endpoints)
+	b.out.settle(b.nodes)
+	return b.out
+}
+
+func (b *serviceBuilder) compile(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice) {
+	z := b.zone
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		target := dns.CanonicalName(svc.Spec.ExternalName)
 		if _, err := netip.ParseAddr(strings.TrimSuffix(target, ".")); err == nil {
-			return b.out // an address is no name: CoreDNS does not answer either
+			return // an address is no name: CoreDNS does not answer either
 		}
 		if _, ok := dns.IsDomainName(target); ok && target != "." {
 			b.at("").cname = &dns.CNAME{Hdr: z.header(b.name, dns.TypeCNAME), Target: target}
 		}
-		return b.out
+		return
 	}
 	byName := func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) }
 	if z.kube.noEndpoints {
@@ -244,13 +252,12 @@ func (z *Zone) compileService(svc *corev1.Service, endpoints []*discoveryv1.Endp
 	b.endpoints(slices.SortedFunc(slices.Values(endpoints), byName), svc.Spec.PublishNotReadyAddresses)
 	if vips := clusterIPs(svc); len(vips) > 0 {
 		if z.kube.ignoreEmpty && len(b.eps) == 0 {
-			return b.out
+			return
 		}
 		b.clusterIP(vips, svc.Spec.Ports)
 	} else {
 		b.headless()
 	}
-	return b.out
 }
 
 // clusterIPs are a Service's own addresses, none if it is headless.
@@ -270,11 +277,12 @@ func clusterIPs(svc *corev1.Service) []netip.Addr {
 
 // serviceBuilder collects the nodes of one Service.
 type serviceBuilder struct {
-	zone *Zone
-	name string // canonical
-	out  *service
-	eps  []endpoint
-	seen map[any]int // endpoints (by place in eps), addresses and SRV records that are there already
+	zone  *Zone
+	name  string // canonical
+	out   *service
+	nodes map[string]*node // by name relative to name
+	eps   []endpoint
+	seen  map[any]int // endpoints (by place in eps), addresses and SRV records that are there already
 }
 
 type (
@@ -309,12 +317,12 @@ type port struct {
 // at returns the node of a name relative to the Service's, made if need be,
 // with the empty node of its protocol.
 func (b *serviceBuilder) at(sub string) *node {
-	n := b.out.nodes[sub]
+	n := b.nodes[sub]
 	if n == nil {
 		n = &node{}
-		b.out.nodes[sub] = n
-		if _, proto, ok := strings.Cut(sub, "."); ok && b.out.nodes[proto] == nil {
-			b.out.nodes[proto] = empty
+		b.nodes[sub] = n
+		if _, proto, ok := strings.Cut(sub, "."); ok && b.nodes[proto] == nil {
+			b.nodes[proto] = empty
 		}
 	}
 	return n
@@ -383,18 +391,21 @@ func (b *serviceBuilder) clusterIP(vips []netip.Addr, ports []corev1.ServicePort
 		n.add(b.zone.address(b.name, vip))
 		b.out.pointers = append(b.out.pointers, ownedPointer{vip, pointer{of: b.out, target: b.name, vip: true}})
 	}
-	n.extra = slices.Concat(n.a, n.aaaa)
+	switch { // one slice for both where it can be
+	case len(n.aaaa) == 0:
+		n.extra = n.a
+	case len(n.a) == 0:
+		n.extra = n.aaaa
+	default:
+		n.extra = slices.Concat(n.a, n.aaaa)
+	}
 	for _, p := range ports {
 		b.srv(n, b.name, len(ports)*len(vips), b.name, uint16(p.Port))
 		if label := portLabel(p.Name, string(p.Protocol)); label != "" {
 			pn := b.at(label)
 			b.srv(pn, label+"."+b.name, len(vips), b.name, uint16(p.Port))
-			if pn.extra == nil {
-				pn.extra = n.extra
-				for _, vip := range vips {
-					pn.add(b.zone.address(label+"."+b.name, vip))
-				}
-			}
+			// These have another owner, who gets copies when asked for.
+			pn.a, pn.aaaa, pn.extra = n.a, n.aaaa, n.extra
 		}
 	}
 }
@@ -436,7 +447,7 @@ func (b *serviceBuilder) zones() {
 	for zone, eps := range in {
 		n, name := new(node), zone+pinned
 		b.listAll(n, name+"."+b.name, eps)
-		b.out.nodes[name] = n
+		b.nodes[name] = n
 	}
 }
 

@@ -216,7 +216,7 @@ func (z *Zone) whyService(path string) string {
 	}
 	sub := strings.Join(labels[:len(labels)-2], ".")
 	what := map[bool]string{true: "port", false: "endpoint"}[strings.HasPrefix(sub, "_")]
-	switch n := svc.nodes[sub]; {
+	switch n := svc.node(sub); {
 	case n == nil && sub == "":
 		return fmt.Sprintf("Service %s has no ready endpoint", name)
 	case n == nil:

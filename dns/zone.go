@@ -47,9 +47,47 @@ type Zone struct {
 
 // service is a Service's part of the zone.
 type service struct {
-	nodes    map[string]*node // by name relative to the Service's
+	self     *node            // the Service's own name; nil: there is none
+	few      []namedNode      // the names below, relative to the Service's
+	many     map[string]*node // likewise, of a Service with more than fewNodes
 	pointers []ownedPointer   // what it adds to Zone.pointers
 	zonal    bool             // it has names for topology zones
+}
+
+type namedNode struct {
+	sub string
+	*node
+}
+
+// fewNodes are as many as are found sooner without a map; most Services have no
+// more, and a map is larger than they are.
+const fewNodes = 8
+
+// node returns that of a name relative to the Service's, nil if there is none.
+func (s *service) node(sub string) *node {
+	if sub == "" {
+		return s.self
+	}
+	for i := range s.few {
+		if s.few[i].sub == sub {
+			return s.few[i].node
+		}
+	}
+	return s.many[sub]
+}
+
+// settle is the end of making a service of its nodes by name.
+func (s *service) settle(nodes map[string]*node) {
+	s.self = nodes[""]
+	delete(nodes, "")
+	if len(nodes) > fewNodes {
+		s.many = nodes
+		return
+	}
+	s.few = make([]namedNode, 0, len(nodes))
+	for sub, n := range nodes {
+		s.few = append(s.few, namedNode{sub, n})
+	}
 }
 
 // What stands between a topology zone and a headless Service's name: endpoints
@@ -202,11 +240,11 @@ func (z *Zone) find(name string, qtype uint16) (n *node, soa *dns.SOA, ours bool
 
 // findForward returns the node of a name relative to the domain.
 func (z *Zone) findForward(name string) *node {
-	if n := z.static[name]; n != nil {
-		return n
-	}
 	if path, ok := strings.CutSuffix(name, ".svc"); ok {
 		return z.findService(path)
+	}
+	if n := z.static[name]; n != nil {
+		return n
 	}
 	if path, ok := strings.CutSuffix(name, ".pod"); ok && z.pods != Disabled {
 		return z.findPod(path)
@@ -228,14 +266,14 @@ func (z *Zone) findService(path string) *node {
 	if !ok {
 		return nil
 	}
-	if n := svc.nodes[sub]; n != nil || !svc.zonal {
+	if n := svc.node(sub); n != nil || !svc.zonal {
 		return n
 	}
 	if zone, ok := strings.CutSuffix(sub, preferred); ok {
-		if n := svc.nodes[zone+pinned]; n != nil {
+		if n := svc.node(zone + pinned); n != nil {
 			return n
 		}
-		all := svc.nodes[""] // by another name, so not what is packed of it
+		all := svc.self // by another name, so not what is packed of it
 		return &node{a: all.a, aaaa: all.aaaa, srv: all.srv, extra: all.extra}
 	}
 	if strings.HasSuffix(sub, pinned) {

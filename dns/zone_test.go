@@ -31,7 +31,13 @@ func dump(z *Zone) string {
 	if z.services.pieces != nil {
 		for _, piece := range z.services.pieces {
 			for key, svc := range piece {
-				for sub, n := range svc.nodes {
+				if svc.self != nil {
+					add(" of "+key, svc.self)
+				}
+				for _, n := range svc.few {
+					add(n.sub+" of "+key, n.node)
+				}
+				for sub, n := range svc.many {
 					add(sub+" of "+key, n)
 				}
 			}

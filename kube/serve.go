@@ -3,7 +3,6 @@ package kube
 import (
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -18,9 +17,13 @@ import (
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
-// sameSource says cheaply whether an object was applied before just so.
-func sameSource(a, b API) bool {
-	return a == b || reflect.TypeOf(a) == reflect.TypeOf(b) && equality.Semantic.DeepEqual(a, b)
+// wanted is an object as it was read, with its defaults and without what only a
+// server sets.
+func wanted(o API) API {
+	want := o.DeepCopyObject().(API)
+	forgetServerSide(want)
+	setDefaults(want)
+	return want
 }
 
 func sameWant(a, b API) bool { return equality.Semantic.DeepEqual(a, b) }

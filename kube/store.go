@@ -47,7 +47,7 @@ type Store struct {
 	records  map[key]*record
 	problems map[key][]Problem // of objects that were rejected
 	loading  []Problem         // of the files that are watched
-	synced   map[key]API       // what Sync accepted last, as read
+	synced   map[key]API       // what Sync accepted last, with its defaults
 	births   uint64            // objects made so far: uids and names of pods derive from it
 	used     map[string]int    // objects and pods in each namespace
 
@@ -220,9 +220,7 @@ func (s *Store) apply(o Object, files bool) Change {
 	if old != nil && old.builtin && k.kind != "Namespace" && k != builtinClass {
 		return reject([]Problem{o.problem("", "built into podgate: it cannot be changed")})
 	}
-	want := o.API.DeepCopyObject().(API)
-	forgetServerSide(want)
-	setDefaults(want)
+	want := wanted(o.API)
 	if old != nil && !old.deleting && sameWant(old.want, want) {
 		o.API = old.want
 		old.source, old.files = o, old.files || files

@@ -33,7 +33,7 @@ func (s *Store) Sync(objs []Object, problems []Problem) []Change {
 	for _, o := range objs {
 		k := o.key()
 		there[k] = true
-		if last := s.synced[k]; last == nil || len(s.problems[k]) > 0 || !sameSource(last, o.API) {
+		if last := s.synced[k]; last == nil || len(s.problems[k]) > 0 || !sameWant(last, wanted(o.API)) {
 			changed = append(changed, o)
 		}
 	}
@@ -69,7 +69,7 @@ func (s *Store) Sync(objs []Object, problems []Problem) []Change {
 			changes[i] = s.apply(o, true)
 		}
 		if changes[i].Action != Rejected {
-			s.synced[o.key()] = o.API
+			s.synced[o.key()] = s.records[o.key()].want
 		}
 	}
 	s.settle()

@@ -197,6 +197,7 @@ func (m manifests) run(ctx context.Context, g *gateway) (err error) {
 		return err
 	}
 	g.store.Sync(m.objs.Objects, m.problems)
+	m.objs.Objects = nil // the store has its own
 	g.wg.Go(func() {
 		select {
 		case <-g.pods.Done():
