@@ -135,6 +135,6 @@ func state(g gatewaySpec) *kube.State {
 	}
 	return &kube.State{
 		Services:       map[kube.Name]*corev1.Service{name: svc},
-		EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{name: slice},
+		EndpointSlices: kube.MapOf(map[kube.Name]*discoveryv1.EndpointSlice{name: slice}),
 	}
 }

@@ -18,7 +18,7 @@ import (
 // source is what a Zone was made from, so that the next one can share.
 type source struct {
 	services   map[kube.Name]*corev1.Service
-	endpoints  map[kube.Name]*discoveryv1.EndpointSlice
+	endpoints  kube.Map[kube.Name, *discoveryv1.EndpointSlice]
 	pods       map[kube.Name]*corev1.Pod
 	namespaces map[string]*corev1.Namespace
 	slicesOf   index[kube.Name, []*discoveryv1.EndpointSlice] // by Service
@@ -64,7 +64,7 @@ func (z *Zone) compileServices(prev *Zone, st *kube.State) {
 	dirty := map[kube.Name]struct{}{}
 	kube.Diff(st, prev.source.services, z.source.services, func(name kube.Name, _, _ *corev1.Service) { dirty[name] = struct{}{} })
 	slicesOf := prev.slicesOf.edit()
-	kube.Diff(st, prev.endpoints, z.endpoints, func(name kube.Name, old, now *discoveryv1.EndpointSlice) {
+	kube.DiffMap(&prev.endpoints, &z.endpoints, func(name kube.Name, old, now *discoveryv1.EndpointSlice) {
 		for _, es := range []*discoveryv1.EndpointSlice{old, now} {
 			if es == nil {
 				continue

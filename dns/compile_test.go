@@ -2,7 +2,6 @@ package dns
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"strings"
@@ -25,11 +24,10 @@ func loadState(t testing.TB, file string) *kube.State {
 		t.Fatal(err)
 	}
 	st := &kube.State{
-		Generation:     7,
-		Namespaces:     map[string]*corev1.Namespace{},
-		Pods:           map[kube.Name]*corev1.Pod{},
-		Services:       map[kube.Name]*corev1.Service{},
-		EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{},
+		Generation: 7,
+		Namespaces: map[string]*corev1.Namespace{},
+		Pods:       map[kube.Name]*corev1.Pod{},
+		Services:   map[kube.Name]*corev1.Service{},
 	}
 	for _, doc := range strings.Split(string(b), "\n---\n") {
 		var head metav1.TypeMeta
@@ -48,7 +46,7 @@ func loadState(t testing.TB, file string) *kube.State {
 			st.Services[kube.Name{Namespace: o.Namespace, Name: o.Name}] = o
 		case "EndpointSlice":
 			o := decode[discoveryv1.EndpointSlice](t, doc)
-			st.EndpointSlices[kube.Name{Namespace: o.Namespace, Name: o.Name}] = o
+			st.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: o.Namespace, Name: o.Name}, o)
 		default:
 			t.Fatalf("%s: kind %q\n%s", file, head.Kind, doc)
 		}
@@ -74,9 +72,8 @@ var testConfig = Config{
 // manyServices is a State of n ClusterIP Services with two endpoints each.
 func manyServices(n int) *kube.State {
 	st := &kube.State{
-		Namespaces:     map[string]*corev1.Namespace{"many": {}},
-		Services:       map[kube.Name]*corev1.Service{},
-		EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{},
+		Namespaces: map[string]*corev1.Namespace{"many": {}},
+		Services:   map[kube.Name]*corev1.Service{},
 	}
 	for i := range n {
 		name := fmt.Sprintf("s%d", i)
@@ -86,7 +83,7 @@ func manyServices(n int) *kube.State {
 				ClusterIP: fmt.Sprintf("10.96.%d.%d", i/250, i%250), Ports: []corev1.ServicePort{{Name: "http", Port: 80}},
 			},
 		}
-		st.EndpointSlices[kube.Name{Namespace: "many", Name: name + "-a"}] = sliceOf(name, "many", i)
+		st.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: "many", Name: name + "-a"}, sliceOf(name, "many", i))
 	}
 	return st
 }
@@ -108,8 +105,7 @@ func TestCompileSharesWhatDidNotChange(t *testing.T) {
 	st := manyServices(50)
 	before := Compile(nil, st, testConfig)
 	next := *st
-	next.EndpointSlices = maps.Clone(st.EndpointSlices)
-	next.EndpointSlices[kube.Name{Namespace: "many", Name: "s7-a"}] = sliceOf("s7", "many", 700)
+	next.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: "many", Name: "s7-a"}, sliceOf("s7", "many", 700))
 	after := Compile(before, &next, testConfig)
 
 	for i := range 50 {
@@ -133,10 +129,10 @@ func TestCompileSharesWhatDidNotChange(t *testing.T) {
 func TestCompileInStepsEqualsCompileAtOnce(t *testing.T) {
 	full := loadState(t, "testdata/cluster.yaml")
 	for kind, without := range map[string]func(*kube.State){
-		"slice":   func(st *kube.State) { st.EndpointSlices = map[kube.Name]*discoveryv1.EndpointSlice{} },
+		"slice":   func(st *kube.State) { st.EndpointSlices = kube.Map[kube.Name, *discoveryv1.EndpointSlice]{} },
 		"service": func(st *kube.State) { st.Services = map[kube.Name]*corev1.Service{} },
 		"both": func(st *kube.State) {
-			st.Services, st.EndpointSlices = map[kube.Name]*corev1.Service{}, map[kube.Name]*discoveryv1.EndpointSlice{}
+			st.Services, st.EndpointSlices = map[kube.Name]*corev1.Service{}, kube.Map[kube.Name, *discoveryv1.EndpointSlice]{}
 		},
 	} {
 		less := *full
@@ -160,8 +156,7 @@ func TestCompileCostsTheChange(t *testing.T) {
 	st := manyServices(10_000)
 	z := Compile(nil, st, testConfig)
 	next := *st
-	next.EndpointSlices = maps.Clone(st.EndpointSlices)
-	next.EndpointSlices[kube.Name{Namespace: "many", Name: "s7-a"}] = sliceOf("s7", "many", 8)
+	next.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: "many", Name: "s7-a"}, sliceOf("s7", "many", 8))
 	all := testing.AllocsPerRun(1, func() { Compile(nil, st, testConfig) })
 	one := testing.AllocsPerRun(3, func() { Compile(z, &next, testConfig) })
 	if one > all/500 {

@@ -23,7 +23,6 @@ import (
 
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podgate/kube"
@@ -353,8 +352,8 @@ func TestUpstreamOverTLS(t *testing.T) {
 
 func TestKubernetesOptions(t *testing.T) {
 	st := headlessOf(3)
-	es := st.EndpointSlices[kube.Name{Namespace: "big", Name: "h-a"}].DeepCopy()
-	st.EndpointSlices = map[kube.Name]*discoveryv1.EndpointSlice{{Namespace: "big", Name: "h-a"}: es}
+	es := st.EndpointSlices.Get(kube.Name{Namespace: "big", Name: "h-a"}).DeepCopy()
+	st.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: "big", Name: "h-a"}, es)
 	st.Services[kube.Name{Namespace: "big", Name: "h"}].Labels = map[string]string{"app": "web"}
 	st.Namespaces["big"] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "big", Labels: map[string]string{"team": "a"}}}
 	zones, pods := []string{"eu-1a", "corp.example", "eu-1a"}, []string{"web-7", strings.Repeat("x", 64), "a.b"}

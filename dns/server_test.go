@@ -133,7 +133,7 @@ func headlessOf(n int) *kube.State {
 	}
 	return &kube.State{
 		Namespaces:     map[string]*corev1.Namespace{"big": {}},
-		EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{{Namespace: "big", Name: "h-a"}: es},
+		EndpointSlices: kube.MapOf(map[kube.Name]*discoveryv1.EndpointSlice{{Namespace: "big", Name: "h-a"}: es}),
 		Services: map[kube.Name]*corev1.Service{{Namespace: "big", Name: "h"}: {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "big", Name: "h"}, Spec: corev1.ServiceSpec{ClusterIP: "None"},
 		}},

@@ -146,7 +146,7 @@ func split[T any](all []T, first func(T) bool) (yes, no []T) {
 // unchanged reports whether two states are the same for ingress.
 func unchanged(a, b *kube.State) bool {
 	return a != nil && same(a.Ingresses, b.Ingresses) && same(a.IngressClasses, b.IngressClasses) &&
-		same(a.Services, b.Services) && same(a.EndpointSlices, b.EndpointSlices) && same(a.Secrets, b.Secrets) &&
+		same(a.Services, b.Services) && a.EndpointSlices.Same(&b.EndpointSlices) && same(a.Secrets, b.Secrets) &&
 		same(a.ConfigMaps, b.ConfigMaps) && same(a.GatewayClasses, b.GatewayClasses) && same(a.Gateways, b.Gateways) &&
 		same(a.HTTPRoutes, b.HTTPRoutes) && same(a.GRPCRoutes, b.GRPCRoutes) && same(a.TLSRoutes, b.TLSRoutes) &&
 		same(a.ReferenceGrants, b.ReferenceGrants) && same(a.BackendTLSPolicies, b.BackendTLSPolicies) &&

@@ -79,7 +79,7 @@ func (c *compiler) pair(secret *corev1.Secret) *pair {
 
 // groupSlices finds the EndpointSlices of each Service.
 func (c *compiler) groupSlices() {
-	for name, es := range c.state.EndpointSlices {
+	for name, es := range c.state.EndpointSlices.All() {
 		of := kube.Name{Namespace: name.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
 		c.slices[of] = append(c.slices[of], es)
 	}

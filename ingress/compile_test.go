@@ -29,7 +29,6 @@ func state(t testing.TB, docs ...string) *kube.State {
 	t.Helper()
 	st := &kube.State{
 		Services:       map[kube.Name]*corev1.Service{},
-		EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{},
 		Ingresses:      map[kube.Name]*networkingv1.Ingress{},
 		IngressClasses: map[string]*networkingv1.IngressClass{},
 		Secrets:        map[kube.Name]*corev1.Secret{},
@@ -52,7 +51,7 @@ func state(t testing.TB, docs ...string) *kube.State {
 			st.Services[kube.Name{Namespace: o.Namespace, Name: o.Name}] = o
 		case "EndpointSlice":
 			o := decode[discoveryv1.EndpointSlice](t, doc)
-			st.EndpointSlices[kube.Name{Namespace: o.Namespace, Name: o.Name}] = o
+			st.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: o.Namespace, Name: o.Name}, o)
 		case "":
 		default:
 			t.Fatalf("kind %q\n%s", head.Kind, doc)
@@ -81,11 +80,11 @@ func withService(st *kube.State, name string, endpoints ...netip.AddrPort) {
 		port, portName := int32(ep.Port()), "http"
 		m := meta
 		m.Name = fmt.Sprintf("%s-%d", name, i)
-		st.EndpointSlices[kube.Name{Namespace: "ns", Name: m.Name}] = &discoveryv1.EndpointSlice{
+		st.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: "ns", Name: m.Name}, &discoveryv1.EndpointSlice{
 			ObjectMeta: m, AddressType: discoveryv1.AddressTypeIPv4,
 			Ports:     []discoveryv1.EndpointPort{{Name: &portName, Port: &port}},
 			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{ep.Addr().String()}}},
-		}
+		})
 	}
 }
 
@@ -445,7 +444,6 @@ func TestCompileShares(t *testing.T) {
 		t.Error("nothing changed, but the Routes did")
 	}
 	next := *st
-	next.EndpointSlices = maps.Clone(st.EndpointSlices)
 	withService(&next, "b", netip.MustParseAddrPort("10.244.0.7:80"))
 	next.Services = maps.Clone(st.Services)
 	after, _ := Compile(before, &next, Config{})

@@ -23,6 +23,13 @@ func Diff[K comparable, V any](st *State, old, now map[K]*V, f func(k K, old, no
 		}
 		return
 	}
+	diff(old, now, f)
+}
+
+func diff[K comparable, V any](old, now map[K]*V, f func(k K, old, now *V)) {
+	if identity(old) == identity(now) {
+		return
+	}
 	kept := 0
 	for k, v := range now {
 		o, ok := old[k]

@@ -86,7 +86,7 @@ func (s *Store) reconcileEndpoints(name Name) {
 
 // serveSlice serves a slice that is new or differs from what is served.
 func (s *Store) serveSlice(n Name, slice *discoveryv1.EndpointSlice) {
-	if old := s.next.endpointSlices.m[n]; old != nil {
+	if old := s.next.endpointSlices.m.Get(n); old != nil {
 		slice.UID, slice.CreationTimestamp, slice.Generation = old.UID, old.CreationTimestamp, old.Generation
 		if equality.Semantic.DeepEqual(old, slice) {
 			return
@@ -112,7 +112,7 @@ func (s *Store) sliceName(svc Name, g sliceGroup, i int, taken []Name) string {
 
 // sliceIsOf says whether a name is free or belongs to a Service's slices already.
 func (s *Store) sliceIsOf(n, svc Name) bool {
-	old := s.next.endpointSlices.m[n]
+	old := s.next.endpointSlices.m.Get(n)
 	return old == nil || old.Labels[discoveryv1.LabelServiceName] == svc.Name
 }
 

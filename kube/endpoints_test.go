@@ -14,7 +14,7 @@ import (
 // endpoint with what it is: r(eady) s(erving) t(erminating).
 func slicesOf(s *Store, n Name) string {
 	var out []string
-	for _, e := range s.State().EndpointSlices {
+	for _, e := range s.State().EndpointSlices.All() {
 		if e.Namespace != n.Namespace || e.Labels[discoveryv1.LabelServiceName] != n.Name {
 			continue
 		}
@@ -176,7 +176,7 @@ spec: {clusterIP: None, selector: {app: x}, ports: [{name: web, port: 80, target
 	if got := slicesOf(s, Name{"default", "svc"}); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	for n, e := range s.State().EndpointSlices {
+	for n, e := range s.State().EndpointSlices.All() {
 		if n.Namespace != "default" {
 			continue
 		}
@@ -194,7 +194,7 @@ func TestSliceSize(t *testing.T) {
 	s := testStore(Config{})
 	s.Apply(load(t, strings.Replace(web, "replicas: 3", "replicas: 250", 1)))
 	got := map[int]int{}
-	for _, e := range s.State().EndpointSlices {
+	for _, e := range s.State().EndpointSlices.All() {
 		if e.Namespace == "shop" {
 			got[len(e.Endpoints)]++
 		}
@@ -253,7 +253,7 @@ ports: [{port: 80}]
 		t.Errorf("got %s, want %s", got, want)
 	}
 	s.Apply(load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: svc}\nspec: {ports: [{port: 81}]}"))
-	if s.State().EndpointSlices[Name{"default", "mine"}] == nil {
+	if s.State().EndpointSlices.Get(Name{"default", "mine"}) == nil {
 		t.Error("the slice is gone")
 	}
 }

@@ -64,10 +64,10 @@ func FuzzManifests(f *testing.F) {
 			play(s, ns, func() {})
 		}
 		st := s.State()
-		if len(st.Pods) != len(empty.Pods) || len(st.Services) != len(empty.Services) || len(st.EndpointSlices) != len(empty.EndpointSlices) ||
+		if len(st.Pods) != len(empty.Pods) || len(st.Services) != len(empty.Services) || st.EndpointSlices.Len() != empty.EndpointSlices.Len() ||
 			len(st.Namespaces) != len(empty.Namespaces) || len(s.records) != len(testStore(Config{}).records) || len(s.podAddresses.used) != 0 || len(s.alloc.ports.used) != 0 {
 			t.Errorf("left behind: %d pods, %d services, %d slices, namespaces %v, addresses %v, ports %v",
-				len(st.Pods), len(st.Services), len(st.EndpointSlices), st.Namespaces, s.podAddresses.used, s.alloc.ports.used)
+				len(st.Pods), len(st.Services), st.EndpointSlices.Len(), st.Namespaces, s.podAddresses.used, s.alloc.ports.used)
 		}
 	})
 }
@@ -142,7 +142,7 @@ func consistent(t *testing.T, st *State) {
 			}
 		}
 	}
-	for n, e := range st.EndpointSlices {
+	for n, e := range st.EndpointSlices.All() {
 		exists(n)
 		by := e.Labels[discoveryv1.LabelManagedBy]
 		if svc := e.Labels[discoveryv1.LabelServiceName]; strings.HasSuffix(by, "endpointslice-controller.k8s.io") && e.OwnerReferences != nil && st.Services[Name{n.Namespace, svc}] == nil {

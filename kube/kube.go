@@ -49,7 +49,7 @@ type State struct {
 	Nodes           map[string]*corev1.Node      // the one node of a manifest cluster: Config.NodeName
 	Pods            map[Name]*corev1.Pod
 	Services        map[Name]*corev1.Service
-	EndpointSlices  map[Name]*discoveryv1.EndpointSlice // of a Service by label kubernetes.io/service-name
+	EndpointSlices  Map[Name, *discoveryv1.EndpointSlice] // of a Service by label kubernetes.io/service-name
 	Ingresses       map[Name]*networkingv1.Ingress
 	IngressClasses  map[string]*networkingv1.IngressClass
 	NetworkPolicies map[Name]*networkingv1.NetworkPolicy

@@ -13,7 +13,9 @@ func (st *State) Object(kind string, n Name) API {
 	case "Service":
 		return found(st.Services, n)
 	case "EndpointSlice":
-		return found(st.EndpointSlices, n)
+		if slice := st.EndpointSlices.Get(n); slice != nil {
+			return slice
+		}
 	case "Ingress":
 		return found(st.Ingresses, n)
 	case "IngressClass":

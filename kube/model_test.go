@@ -99,7 +99,7 @@ func TestAnyOrderOfEventsEndsRight(t *testing.T) {
 func compareEndpoints(t *testing.T, st *State) {
 	t.Helper()
 	got, want := map[Name][]string{}, map[Name][]string{}
-	for n, e := range st.EndpointSlices {
+	for n, e := range st.EndpointSlices.All() {
 		svc := Name{n.Namespace, e.Labels[discoveryv1.LabelServiceName]}
 		for _, ep := range e.Endpoints {
 			if ep.TargetRef != nil {

@@ -180,7 +180,7 @@ func (s *Store) answerDNS() {
 	ours := s.replica.own[key{"Service", clusterDNS}]
 	for _, family := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		n := Name{clusterDNS.Namespace, "podgate-dns-" + strings.ToLower(string(family))}
-		old := s.next.endpointSlices.m[n]
+		old := s.next.endpointSlices.m.Get(n)
 		var slice *discoveryv1.EndpointSlice
 		if svc != nil && (API(svc) == ours || len(svc.Spec.Selector) == 0) && slices.Contains(svc.Spec.IPFamilies, family) {
 			if e, ok := s.endpoint(svc, pod, family); ok {
@@ -224,7 +224,7 @@ func (s *Store) shelf(kind string) shelf {
 	case "Service":
 		return namespaced[*corev1.Service]{&t.services}
 	case "EndpointSlice":
-		return namespaced[*discoveryv1.EndpointSlice]{&t.endpointSlices}
+		return inMap[*discoveryv1.EndpointSlice]{&t.endpointSlices}
 	case "Ingress":
 		return namespaced[*networkingv1.Ingress]{&t.ingresses}
 	case "IngressClass":
@@ -261,6 +261,18 @@ func (x namespaced[V]) get(n Name) (API, bool) { o, ok := x.t.m[n]; return o, ok
 func (x namespaced[V]) put(n Name, o API)      { x.t.set(n, o.(V)) }
 func (x namespaced[V]) drop(n Name)            { x.t.delete(n) }
 func (x namespaced[V]) names() []Name          { return slices.Collect(maps.Keys(x.t.m)) }
+
+type inMap[V API] struct{ t *mapTable[Name, V] }
+
+func (x inMap[V]) get(n Name) (API, bool) { o := x.t.m.Get(n); return o, API(o) != API(*new(V)) }
+func (x inMap[V]) put(n Name, o API)      { x.t.set(n, o.(V)) }
+func (x inMap[V]) drop(n Name)            { x.t.delete(n) }
+func (x inMap[V]) names() (all []Name) {
+	for n := range x.t.m.All() {
+		all = append(all, n)
+	}
+	return all
+}
 
 type clusterScoped[V API] struct{ t *table[string, V] }
 

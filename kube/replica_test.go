@@ -60,7 +60,7 @@ func TestReplicaChangesAndGone(t *testing.T) {
 func TestReplicaAnswersDNSUntilSomebodyElseDoes(t *testing.T) {
 	s := NewReplica(Config{}, nil)
 	endpoints := func() (all []string) {
-		for _, slice := range s.State().EndpointSlices {
+		for _, slice := range s.State().EndpointSlices.All() {
 			for _, e := range slice.Endpoints {
 				all = append(all, e.Addresses...)
 			}

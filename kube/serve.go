@@ -101,7 +101,7 @@ func (s *Store) admissible(k key, want API) field.ErrorList {
 				fmt.Sprintf("the pod exists already, made by %s %s", p.owner.kind, p.owner.name))}
 		}
 	case *discoveryv1.EndpointSlice:
-		if s.next.endpointSlices.m[k.name] != nil && s.records[k] == nil {
+		if s.next.endpointSlices.m.Get(k.name) != nil && s.records[k] == nil {
 			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), k.name.Name, "the EndpointSlice exists already, made for a Service")}
 		}
 	case *NetworkAttachmentDefinition:
@@ -219,9 +219,14 @@ func (s *Store) serve(k key, r *record) {
 	}
 }
 
+type setter[K comparable, V any] interface {
+	set(K, V)
+	delete(K)
+}
+
 // serveIn serves a copy that shares with the record what finish, which may set
 // fields of it, does not replace.
-func serveIn[K comparable, T any](t *table[K, *T], k K, r *record, finish func(*T)) {
+func serveIn[K comparable, T any](t setter[K, *T], k K, r *record, finish func(*T)) {
 	if r == nil {
 		t.delete(k)
 		return

@@ -72,7 +72,7 @@ type Store struct {
 		nodes           table[string, *corev1.Node]
 		pods            table[Name, *corev1.Pod]
 		services        table[Name, *corev1.Service]
-		endpointSlices  table[Name, *discoveryv1.EndpointSlice]
+		endpointSlices  mapTable[Name, *discoveryv1.EndpointSlice]
 		ingresses       table[Name, *networkingv1.Ingress]
 		ingressClasses  table[string, *networkingv1.IngressClass]
 		networkPolicies table[Name, *networkingv1.NetworkPolicy]
@@ -435,7 +435,7 @@ func (s *Store) take(st *State, t *taking) {
 	take(t, &st.Nodes, &s.next.nodes)
 	take(t, &st.Pods, &s.next.pods)
 	take(t, &st.Services, &s.next.services)
-	take(t, &st.EndpointSlices, &s.next.endpointSlices)
+	takeMap(t, &st.EndpointSlices, &s.next.endpointSlices)
 	take(t, &st.Ingresses, &s.next.ingresses)
 	take(t, &st.IngressClasses, &s.next.ingressClasses)
 	take(t, &st.NetworkPolicies, &s.next.networkPolicies)
@@ -466,6 +466,17 @@ func take[K comparable, V any](t *taking, to *map[K]V, from *table[K, V]) {
 		if *to = m; s != nil {
 			t.steps[identity(m)] = s
 		}
+		return
+	}
+	t.changed = t.changed || from.news
+	from.news = false
+}
+
+func takeMap[K comparable, V any](t *taking, to *Map[K, V], from *mapTable[K, V]) {
+	if t.shares {
+		t.changed = t.changed || from.dirty
+		from.m.Done()
+		*to, from.dirty = from.m, false
 		return
 	}
 	t.changed = t.changed || from.news

@@ -92,7 +92,7 @@ func TestDeploymentAndServiceBecomePodsAndSlices(t *testing.T) {
 	become(s, pods[0], true)
 	st := s.State()
 	slices := 0
-	for _, e := range st.EndpointSlices {
+	for _, e := range st.EndpointSlices.All() {
 		if e.Namespace != "shop" {
 			continue
 		}

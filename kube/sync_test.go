@@ -234,13 +234,13 @@ func TestStatesShareWhatDidNotChange(t *testing.T) {
 		t.Error("what did not change is another pointer")
 	}
 	kept := 0
-	for k, e := range a.EndpointSlices {
-		if b.EndpointSlices[k] == e {
+	for k, e := range a.EndpointSlices.All() {
+		if b.EndpointSlices.Get(k) == e {
 			kept++
 		}
 	}
-	if kept != len(a.EndpointSlices)-1 {
-		t.Errorf("%d of %d slices are shared, want all but one", kept, len(a.EndpointSlices))
+	if kept != a.EndpointSlices.Len()-1 {
+		t.Errorf("%d of %d slices are shared, want all but one", kept, a.EndpointSlices.Len())
 	}
 }
 

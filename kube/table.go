@@ -64,6 +64,23 @@ func (t *table[K, V]) share() (map[K]V, *step[K, V]) {
 	return t.m, s
 }
 
+// mapTable is a table of what changes most, and is as many as there are Services.
+type mapTable[K comparable, V any] struct {
+	m           Map[K, V]
+	dirty, news bool // as in table
+}
+
+func (t *mapTable[K, V]) set(k K, v V) {
+	t.dirty, t.news = true, true
+	t.m.Set(k, v)
+}
+
+func (t *mapTable[K, V]) delete(k K) {
+	if t.m.Delete(k) {
+		t.dirty, t.news = true, true
+	}
+}
+
 // labelIndex finds the objects of a namespace that carry a label.
 type labelIndex map[labelKey]map[Name]struct{}
 

@@ -30,9 +30,9 @@ import (
 type inputs struct {
 	node, zone string
 	services   map[kube.Name]*corev1.Service
-	slices     map[kube.Name]*discoveryv1.EndpointSlice
+	slices     kube.Map[kube.Name, *discoveryv1.EndpointSlice]
 	pods       map[kube.Name]*corev1.Pod
-	byService  sharded[kube.Name, []*discoveryv1.EndpointSlice] // sorted by name
+	byService  kube.Map[kube.Name, []*discoveryv1.EndpointSlice] // sorted by name
 }
 
 const (
@@ -51,8 +51,8 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		prev = &Table{}
 	}
 	t := &Table{
-		fronts:    prev.fronts.edit(),
-		services:  prev.services.edit(),
+		fronts:    prev.fronts,
+		services:  prev.services,
 		ranges:    cfg.ServiceCIDRs,
 		hosts:     cfg.HostIPs,
 		published: prev.published,
@@ -62,12 +62,14 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		checked:   cloneOf(prev.checked),
 		onHost:    cloneOf(prev.onHost),
 		ranged:    cloneOf(prev.ranged),
+		made:      new(version),
+		from:      prev.made,
 		inputs: inputs{
 			node:      cfg.NodeName,
 			services:  st.Services,
 			slices:    st.EndpointSlices,
 			pods:      st.Pods,
-			byService: prev.inputs.byService.edit(),
+			byService: prev.inputs.byService,
 		},
 	}
 	for _, a := range cfg.NodeAddrs {
@@ -79,7 +81,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 
 	publish := !slices.Equal(t.nodes, prev.nodes) || !slices.Equal(t.hosts, prev.hosts)
 	for o := range t.changed(prev, st) {
-		old := prev.services.get(o)
+		old := prev.services.Get(o)
 		now := t.compile(o, old)
 		t.replace(o, old, now)
 		publish = publish || old.publishes() || now.publishes()
@@ -87,9 +89,9 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 	if publish {
 		t.publish()
 	}
-	t.fronts.done()
-	t.services.done()
-	t.inputs.byService.done()
+	t.fronts.Done()
+	t.services.Done()
+	t.inputs.byService.Done()
 	return t, t.problems()
 }
 
@@ -106,7 +108,7 @@ func (t *Table) changed(prev *Table, st *kube.State) map[owner]bool {
 	kube.Diff(st, prev.inputs.services, t.inputs.services, func(n kube.Name, _, _ *corev1.Service) {
 		dirty[owner{Name: n}] = true
 	})
-	kube.Diff(st, prev.inputs.slices, t.inputs.slices, func(_ kube.Name, old, now *discoveryv1.EndpointSlice) {
+	kube.DiffMap(&prev.inputs.slices, &t.inputs.slices, func(_ kube.Name, old, now *discoveryv1.EndpointSlice) {
 		for _, s := range []*discoveryv1.EndpointSlice{old, now} {
 			if n, ok := serviceOf(s); ok {
 				dirty[owner{Name: n}] = true
@@ -145,7 +147,7 @@ func ours(labels map[string]string) bool {
 
 // index adds or removes s among the slices of a Service.
 func (t *Table) index(service kube.Name, s *discoveryv1.EndpointSlice, add bool) {
-	list := t.inputs.byService.get(service)
+	list := t.inputs.byService.Get(service)
 	at, found := slices.BinarySearchFunc(list, s.Name, func(a *discoveryv1.EndpointSlice, name string) int {
 		return cmp.Compare(a.Name, name)
 	})
@@ -159,9 +161,9 @@ func (t *Table) index(service kube.Name, s *discoveryv1.EndpointSlice, add bool)
 		list = slices.Delete(slices.Clone(list), at, at+1)
 	}
 	if len(list) == 0 {
-		t.inputs.byService.remove(service)
+		t.inputs.byService.Delete(service)
 	} else {
-		t.inputs.byService.set(service, list)
+		t.inputs.byService.Set(service, list)
 	}
 }
 
@@ -179,7 +181,7 @@ func (t *Table) compile(o owner, old *Service) *Service {
 	}
 	c := compiler{
 		Service: &Service{Name: o.Name, born: svc.CreationTimestamp.Unix()},
-		old:     old, node: t.inputs.node, zone: t.inputs.zone, slices: t.inputs.byService.get(o.Name),
+		old:     old, node: t.inputs.node, zone: t.inputs.zone, slices: t.inputs.byService.Get(o.Name),
 	}
 	c.compile(svc)
 	if len(c.Ports) == 0 && len(c.problems) == 0 {

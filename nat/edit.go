@@ -14,13 +14,14 @@ import (
 
 // replace enters now instead of old; either may be nil.
 func (t *Table) replace(o owner, old, now *Service) {
+	t.hurried = t.hurried || old.hurries() || now.hurries()
 	if old != nil {
 		for _, c := range old.fronts {
 			if now == nil || now.born != old.born || !slices.Contains(now.fronts, c) {
 				t.release(o, c)
 			}
 		}
-		t.services.remove(o)
+		t.services.Delete(o)
 		delete(t.faulty, o)
 		delete(t.checked, o)
 		delete(t.onHost, o)
@@ -34,7 +35,7 @@ func (t *Table) replace(o owner, old, now *Service) {
 			t.claim(o, now.born, c)
 		}
 	}
-	t.services.set(o, now)
+	t.services.Set(o, now)
 	if len(now.problems) > 0 {
 		t.faulty[o] = true
 	}
@@ -49,17 +50,23 @@ func (t *Table) replace(o owner, old, now *Service) {
 	}
 }
 
+// hurries says whether conversations of s, which may be nil, end by the clock or
+// are counted.
+func (s *Service) hurries() bool {
+	return s != nil && slices.ContainsFunc(s.Ports, func(sp *ServicePort) bool { return sp.Drain > 0 || sp.LeastConnections })
+}
+
 // problems are those of the services, of contested addresses and of published ports.
 func (t *Table) problems() []kube.Problem {
 	ps := slices.Clone(t.refused)
 	for o := range t.faulty {
-		ps = append(ps, t.services.get(o).problems...)
+		ps = append(ps, t.services.Get(o).problems...)
 	}
 	for f := range t.contested {
 		if f.port == 0 {
 			continue // the ports tell
 		}
-		first := t.fronts.get(f)
+		first := t.fronts.Get(f)
 		for h := first.next; h != nil; h = h.next {
 			if h.owner == first.owner {
 				continue

@@ -40,7 +40,8 @@ func (d *dice) change(w *world) {
 	case 1, 2, 3:
 		d.service(w, name)
 	case 4:
-		put(&w.st.EndpointSlices, kubeName(pick(d, "s1", "s2", "s3", "s4")), nil)
+		w.st.EndpointSlices.Delete(kubeName(pick(d, "s1", "s2", "s3", "s4")))
+		w.st.EndpointSlices.Done()
 	case 5, 6, 7:
 		d.slice(w, pick(d, "s1", "s2", "s3", "s4"), name)
 	case 8:
@@ -158,7 +159,7 @@ func FuzzCompile(f *testing.F) {
 // checkChoices compares what each front of a Service reaches with categorize.
 func checkChoices(t *testing.T, tab *Table, st *kube.State) {
 	t.Helper()
-	for f := range tab.fronts.all() {
+	for f := range tab.fronts.All() {
 		dst := f.addr
 		switch {
 		case f.node && dst.Is4():
@@ -215,7 +216,7 @@ func categorize(st *kube.State, sp *ServicePort, internal, external bool) string
 	svc := st.Services[sp.Service]
 	all := map[string]entry{}
 	for _, name := range []string{"s1", "s2", "s3", "s4"} {
-		s := st.EndpointSlices[kubeName(name)]
+		s := st.EndpointSlices.Get(kubeName(name))
 		if s == nil || s.Labels[discoveryv1.LabelServiceName] != svc.Name || (s.AddressType == discoveryv1.AddressTypeIPv4) != sp.ClusterIP.Is4() {
 			continue
 		}

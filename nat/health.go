@@ -25,7 +25,7 @@ type HealthCheck struct {
 func (t *Table) HealthChecks() []HealthCheck {
 	all := make([]HealthCheck, 0, len(t.checked))
 	for o := range t.checked {
-		s := t.services.get(o)
+		s := t.services.Get(o)
 		for _, is4 := range []bool{true, false} {
 			if !slices.ContainsFunc(s.Ports, func(sp *ServicePort) bool { return sp.ClusterIP.Is4() == is4 }) {
 				continue

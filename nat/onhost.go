@@ -11,7 +11,7 @@ import (
 // the node's addresses with the ports that stand for processes of the host.
 func (t *Table) HostEndpoints() (all []HostEndpoint) {
 	for o := range t.onHost {
-		for _, sp := range t.services.get(o).Ports {
+		for _, sp := range t.services.Get(o).Ports {
 			for i := range sp.Endpoints {
 				if e := &sp.Endpoints[i]; t.isOnHost(e) {
 					all = append(all, HostEndpoint{e.AddrPort(), sp.Proto})

@@ -72,7 +72,7 @@ func (t *Table) publish() {
 		front bool // contested inside the cluster as well, where it is reported
 	}
 	var wishes []wish
-	for o, s := range t.services.all() {
+	for o, s := range t.services.All() {
 		for _, p := range s.published {
 			w := wish{owner: o, born: s.born, rank: rankHostPort}
 			if !p.Target.Addr().IsValid() && p.Target.Port() == p.Port {

@@ -19,7 +19,7 @@ func same(t testing.TB, got, want *Table) {
 
 func dump(t *Table) []string {
 	var out []string
-	for f, h := range t.fronts.all() {
+	for f, h := range t.fronts.All() {
 		line := fmt.Sprintf("front %v %v:", f, f.addr)
 		for ; h != nil; h = h.next {
 			line += fmt.Sprintf(" %s/%d", h.owner.Name, h.rank)
@@ -29,14 +29,14 @@ func dump(t *Table) []string {
 		}
 		out = append(out, line)
 	}
-	for o, s := range t.services.all() {
+	for o, s := range t.services.All() {
 		line := fmt.Sprintf("service %v %s:", o, s.Name)
 		for _, sp := range s.Ports {
 			line += " " + describe(sp)
 		}
 		out = append(out, line)
 	}
-	for n, s := range t.inputs.byService.all() {
+	for n, s := range t.inputs.byService.All() {
 		out = append(out, fmt.Sprintf("slices of %s: %d", n, len(s)))
 	}
 	out = append(out, fmt.Sprintf("published %v, refused %v, contested %v, faulty %v, health %v", t.published, t.refused, t.contested, t.faulty, t.HealthChecks()))

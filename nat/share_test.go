@@ -2,7 +2,6 @@ package nat
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -49,7 +48,7 @@ func TestUnchangedIsTheSamePointer(t *testing.T) {
 
 	put(&w.st.Services, kubeName("web"), w.st.Services[kubeName("web")].DeepCopy())
 	w.st.Services[kubeName("web")].ResourceVersion = "7"
-	put(&w.st.EndpointSlices, kubeName("web-1"), w.st.EndpointSlices[kubeName("web-1")].DeepCopy())
+	w.st.EndpointSlices = w.st.EndpointSlices.With(kubeName("web-1"), w.st.EndpointSlices.Get(kubeName("web-1")).DeepCopy())
 	unchanged("objects written anew with the same content")
 
 	w.slice("web-1", "web", ep("10.244.0.12"), ep("10.244.0.11"))
@@ -129,14 +128,14 @@ func big(t testing.TB, n int) *world {
 	for i := range n {
 		name := fmt.Sprintf("svc-%05d", i)
 		a := func(net, j int) string { return fmt.Sprintf("10.%d.%d.%d", net, (i*4+j)>>8&255, (i*4+j)&255) }
-		one.st.Services, one.st.EndpointSlices = nil, nil
+		one.st = kube.State{}
 		s := one.service(name, 1)
 		s.Spec.ClusterIP = a(96+i>>14, 0)
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 		services[kubeName(name)] = s
 		eps[kubeName(name)] = one.slice(name, name, ep(a(150+i>>14, 1)), ep(a(150+i>>14, 2)), ep(a(150+i>>14, 3)))
 	}
-	w.st.Services, w.st.EndpointSlices = services, eps
+	w.st.Services, w.st.EndpointSlices = services, kube.MapOf(eps)
 	return w
 }
 
@@ -145,9 +144,9 @@ func BenchmarkCompileOneEndpoint(b *testing.B) {
 	tab, _ := Compile(nil, &w.st, w.cfg)
 	other := w.slice("svc-00007", "svc-00007", ep("10.244.0.7"))
 	one := w.st.EndpointSlices
-	two := maps.Clone(one)
-	two[kubeName("svc-00007")] = other.DeepCopy()
-	two[kubeName("svc-00007")].Endpoints[0].Conditions.Ready = ptr(false)
+	other = other.DeepCopy()
+	other.Endpoints[0].Conditions.Ready = ptr(false)
+	two := one.With(kubeName("svc-00007"), other)
 	for i := 0; b.Loop(); i++ {
 		w.st.EndpointSlices = one
 		if i%2 == 0 {
@@ -173,5 +172,33 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	for i := 0; b.Loop(); i++ {
 		decide(tab, tcp(client, dsts[i%len(dsts)], 80), false)
+	}
+}
+
+// Conversations wait for their next packet, but where Services count them or end
+// them by the clock.
+func TestTablesHurryForWhoCountsOrDrains(t *testing.T) {
+	w := newWorld(t)
+	w.service("web", 1)
+	w.slice("web-1", "web", ep("10.244.0.11"), ep("10.244.0.12"))
+	first, _ := w.compile()
+	step := func(what string, want bool, change func()) {
+		t.Helper()
+		change()
+		prev := w.prev
+		now, _ := w.compile()
+		if got := now.Hurries(prev); got != want {
+			t.Errorf("%s: got %t, want %t", what, got, want)
+		}
+	}
+	step("an endpoint goes", false, func() { w.slice("web-1", "web", ep("10.244.0.11")) })
+	step("a drain time comes", true, func() { w.service("web", 1, annotated(annotationDrain, "30s")) })
+	step("an endpoint comes back", true, func() { w.slice("web-1", "web", ep("10.244.0.11"), ep("10.244.0.12")) })
+	step("another Service comes", false, func() { w.service("api", 2) })
+	step("the drain time goes", true, func() { w.service("web", 1) })
+	step("an endpoint goes again", false, func() { w.slice("web-1", "web", ep("10.244.0.11")) })
+	step("conversations are counted", true, func() { w.service("web", 1, annotated(annotationBalance, "least-connections")) })
+	if now, _ := w.compile(); !now.Hurries(first) || !now.Hurries(nil) {
+		t.Error("what happened between two Tables is not known, but they do not hurry")
 	}
 }

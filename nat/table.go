@@ -13,8 +13,8 @@ import (
 // A Table answers for every Service address. It is immutable; the zero Table
 // knows no Service. Make one with Compile.
 type Table struct {
-	fronts   sharded[front, *holder]
-	services sharded[owner, *Service]
+	fronts   kube.Map[front, *holder]
+	services kube.Map[owner, *Service]
 
 	nodes     []packet.Addr
 	ranges    []netip.Prefix
@@ -28,6 +28,23 @@ type Table struct {
 	ranged    map[owner]bool // services with a port that is a range
 
 	inputs inputs
+
+	made, from *version // what t is, and what it was made from
+	hurried    bool     // see Hurries
+}
+
+// version tells Tables apart without keeping them.
+type version struct{ _ byte }
+
+// Hurries says whether the conversations are to be looked at at once when t takes
+// the place of prev, instead of when their next packet comes: a Service changed that
+// drains conversations or counts them. It does too where that is not known.
+func (t *Table) Hurries(prev *Table) bool {
+	var before *version
+	if prev != nil {
+		before = prev.made
+	}
+	return t == nil || t.hurried || t.from != before
 }
 
 // front is what a packet is looked up by. Four kinds of key live in one map:
@@ -97,21 +114,21 @@ func nodeFront(is4 bool, proto packet.Proto, port uint16) front {
 // Lookup says what stands at a destination. With Translate the caller goes on
 // with Choose; with every other outcome the ServicePort is nil.
 func (t *Table) Lookup(dst packet.Addr, proto packet.Proto, port uint16) (*ServicePort, Outcome) {
-	if h := t.fronts.get(front{addr: dst, port: port, proto: proto}); h != nil && h.port != nil {
+	if h := t.fronts.Get(front{addr: dst, port: port, proto: proto}); h != nil && h.port != nil {
 		return h.port, Translate
 	}
 	if len(t.ranged) > 0 && port != 0 {
-		for h := t.fronts.get(front{addr: dst, proto: proto}); h != nil; h = h.next {
+		for h := t.fronts.Get(front{addr: dst, proto: proto}); h != nil; h = h.next {
 			if h.port != nil && h.port.Port <= port && port <= h.port.LastPort {
 				return h.port, Translate
 			}
 		}
 	}
-	if t.fronts.get(front{addr: dst}) != nil {
+	if t.fronts.Get(front{addr: dst}) != nil {
 		return nil, UnknownPort
 	}
 	if slices.Contains(t.nodes, dst) {
-		if h := t.fronts.get(nodeFront(dst.Is4(), proto, port)); h != nil && h.port != nil {
+		if h := t.fronts.Get(nodeFront(dst.Is4(), proto, port)); h != nil && h.port != nil {
 			return h.port, Translate
 		}
 		return nil, NotService
@@ -135,7 +152,7 @@ func (t *Table) Published() []Publication { return t.published }
 // by kind and name.
 func (t *Table) Services() iter.Seq[*Service] {
 	var all []*Service
-	for _, s := range t.services.all() {
+	for _, s := range t.services.All() {
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b *Service) int { return a.owner().compare(b.owner()) })
@@ -144,25 +161,25 @@ func (t *Table) Services() iter.Seq[*Service] {
 
 // Service returns one compiled Service, or nil. Services without a virtual
 // address (headless, ExternalName) have none.
-func (t *Table) Service(name kube.Name) *Service { return t.services.get(owner{Name: name}) }
+func (t *Table) Service(name kube.Name) *Service { return t.services.Get(owner{Name: name}) }
 
 func (s *Service) owner() owner { return owner{s.Name, s.IsPod} }
 
 // claim puts c in its place among the holders of its front.
 func (t *Table) claim(o owner, born int64, c claim) {
 	add := &holder{claim: c, owner: o, born: born}
-	first := insert(t.fronts.get(c.front), add)
-	t.fronts.set(c.front, first)
+	first := insert(t.fronts.Get(c.front), add)
+	t.fronts.Set(c.front, first)
 	t.contest(c.front, first)
 }
 
 // release undoes claim.
 func (t *Table) release(o owner, c claim) {
-	first := without(t.fronts.get(c.front), o, c)
+	first := without(t.fronts.Get(c.front), o, c)
 	if first == nil {
-		t.fronts.remove(c.front)
+		t.fronts.Delete(c.front)
 	} else {
-		t.fronts.set(c.front, first)
+		t.fronts.Set(c.front, first)
 	}
 	t.contest(c.front, first)
 }

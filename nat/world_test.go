@@ -202,7 +202,7 @@ func (w *world) slice(name, service string, eps ...discoveryv1.Endpoint) *discov
 	if len(eps) > 0 && !addr(eps[0].Addresses[0]).Is4() {
 		s.AddressType = discoveryv1.AddressTypeIPv6
 	}
-	put(&w.st.EndpointSlices, kube.Name{Namespace: "shop", Name: name}, s)
+	w.st.EndpointSlices = w.st.EndpointSlices.With(kube.Name{Namespace: "shop", Name: name}, s)
 	return s
 }
 

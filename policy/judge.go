@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"reflect"
 	"slices"
 
 	"podgate/stack/packet"
@@ -14,6 +15,16 @@ type Table struct {
 	names *Names
 
 	inputs inputs
+}
+
+// Same says whether t and o, which may be nil, judge alike: nothing changed from
+// one to the other.
+func (t *Table) Same(o *Table) bool {
+	if t == nil || o == nil {
+		return t == o
+	}
+	same := reflect.ValueOf(t.peers).Pointer() == reflect.ValueOf(o.peers).Pointer()
+	return same && t.names == o.names && slices.Equal(t.nodes, o.nodes)
 }
 
 // peer is what stands at an address: a pod that is no hostNetwork one, and so

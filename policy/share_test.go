@@ -82,6 +82,12 @@ func TestSharing(t *testing.T) {
 			if got := fmt.Sprint(renewed(before, after)); got != tt.anew {
 				t.Errorf("pods with new rules: got %v, want %v", got, tt.anew)
 			}
+			if tt.anew != "[]" && after.Same(before) {
+				t.Error("the Tables are the same")
+			}
+			if tt.name == "objects written anew" && !after.Same(before) {
+				t.Error("the Tables are not the same")
+			}
 			compareNaive(t, after, st)
 		})
 	}

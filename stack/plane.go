@@ -153,12 +153,14 @@ func (p *Plane) Detach(id flow.PortID) (err error) {
 // Publish makes in the configuration, and returns its generation once every
 // frame is decided by it and no flow lives that it denies.
 func (p *Plane) Publish(in Input) (gen uint64) {
+	var more bool
 	p.do(func(w *worker) {
-		w.install(w.snap.withInput(in))
+		next := w.snap.withInput(in)
+		more = w.snap.denies(next) || in.Services.Hurries(w.snap.services)
+		w.install(next)
 		gen = w.snap.Generation
 	})
-	var c flow.Cursor
-	for more := true; more; more = c != 0 {
+	for c := flow.Cursor(0); more; more = c != 0 {
 		p.do(func(w *worker) { c = w.audit(c) })
 	}
 	return gen
@@ -170,14 +172,15 @@ func (p *Plane) Trace(q TraceQuery) (r TraceResult) {
 	return r
 }
 
-// Flows lists the conversations, in no particular order.
+// Flows lists the conversations that the configuration of now lets go on, in no
+// particular order.
 func (p *Plane) Flows() []FlowRecord {
 	var list []FlowRecord
 	var c flow.Cursor
 	for more := true; more; more = c != 0 {
 		p.do(func(w *worker) {
 			c = w.flows.Scan(c, auditChunk, func(f *flow.Flow) {
-				if !f.Expired(w.now) {
+				if !f.Expired(w.now) && w.endorse(f) != moved {
 					list = append(list, w.record(f))
 				}
 			})

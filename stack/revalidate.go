@@ -20,7 +20,8 @@ import (
 //
 // That happens on the flow's next packet, or when the sweep comes by, so that a
 // change costs what it concerns. Only what is denied by now is looked for at
-// once: Publish walks the table (audit) before it returns.
+// once: where more than Services changed, or a Service that counts its conversations
+// or ends them by the clock, Publish walks the table (audit) before it returns.
 //
 // A flow that was cut stays in the table as a tombstone, of generation 0, for
 // as long as it would have: a late answer could otherwise open the conversation

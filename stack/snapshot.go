@@ -123,6 +123,13 @@ func (s *Snapshot) withInput(in Input) *Snapshot {
 	return next
 }
 
+// denies says whether next, which follows s, may deny what s let pass: not if
+// nothing but Services changed.
+func (s *Snapshot) denies(next *Snapshot) bool {
+	return !next.policies.Same(s.policies) || !slices.Equal(next.segments, s.segments) ||
+		!slices.Equal(next.routes, s.routes) || next.egress != s.egress
+}
+
 func (s *Snapshot) withPort(at *attachment) *Snapshot {
 	next := s.succeed()
 	next.ports = slices.Clone(s.ports)

@@ -89,7 +89,7 @@ func runGateway(ctx context.Context, name string, cfg config, from map[string]or
 		if err := g.enforce(ctx); err == nil {
 			c.ready.Store(true)
 			st := g.store.State()
-			log.Info("ready", "node", cfg.Kube.NodeName, "pods", len(st.Pods), "services", len(st.Services), "endpointslices", len(st.EndpointSlices),
+			log.Info("ready", "node", cfg.Kube.NodeName, "pods", len(st.Pods), "services", len(st.Services), "endpointslices", st.EndpointSlices.Len(),
 				"ingresses", len(st.Ingresses), "networkpolicies", len(st.NetworkPolicies))
 		}
 	}

@@ -168,7 +168,7 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 	case "services":
 		items = pick(st.Services, q)
 	case "endpointslices":
-		items = pick(st.EndpointSlices, q)
+		items = pick(maps.Collect(st.EndpointSlices.All()), q)
 	case "ingresses":
 		items = pick(st.Ingresses, q)
 	case "networkpolicies":
@@ -477,8 +477,9 @@ func resolveTarget(st *kube.State, domain, namespace, target string, speak []net
 		return netip.Addr{}, "", fmt.Errorf("service %s has no address of a family that the pod speaks", n)
 	}
 	if svc := st.Services[n]; svc != nil {
-		for _, sn := range sortedNames(st.EndpointSlices) {
-			s := st.EndpointSlices[sn]
+		all := maps.Collect(st.EndpointSlices.All())
+		for _, sn := range sortedNames(all) {
+			s := all[sn]
 			if sn.Namespace != ns || s.Labels["kubernetes.io/service-name"] != host {
 				continue
 			}

@@ -49,7 +49,7 @@ func newAPIServer(st *kube.State) *apiServer {
 	for _, o := range st.Services {
 		add("/api/v1/services", o)
 	}
-	for _, o := range st.EndpointSlices {
+	for _, o := range st.EndpointSlices.All() {
 		add("/apis/discovery.k8s.io/v1/endpointslices", o)
 	}
 	return s

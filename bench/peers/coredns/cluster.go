@@ -49,9 +49,8 @@ func fresh(name, ip string, ports int) *corev1.Service {
 // and one headless with 100 endpoints.
 func cluster(n int) *kube.State {
 	st := &kube.State{
-		Namespaces:     map[string]*corev1.Namespace{"many": {}},
-		Services:       map[kube.Name]*corev1.Service{},
-		EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{},
+		Namespaces: map[string]*corev1.Namespace{"many": {}},
+		Services:   map[kube.Name]*corev1.Service{},
 	}
 	add := func(name, ip string) {
 		st.Services[kube.Name{Namespace: "many", Name: name}] = &corev1.Service{
@@ -75,6 +74,6 @@ func cluster(n int) *kube.State {
 	for i := range 100 {
 		es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.200.%d", 1+i)}})
 	}
-	st.EndpointSlices[kube.Name{Namespace: "many", Name: "headless-1"}] = es
+	st.EndpointSlices = st.EndpointSlices.With(kube.Name{Namespace: "many", Name: "headless-1"}, es)
 	return st
 }

@@ -44,10 +44,10 @@ func (b builder) slice(ns, service, suffix string, ports []discoveryv1.EndpointP
 		family = discoveryv1.AddressTypeIPv6
 	}
 	name := service + "-" + suffix
-	b.EndpointSlices[kube.Name{Namespace: ns, Name: name}] = &discoveryv1.EndpointSlice{
+	b.EndpointSlices = b.EndpointSlices.With(kube.Name{Namespace: ns, Name: name}, &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: service}},
 		AddressType: family, Ports: ports, Endpoints: eps,
-	}
+	})
 }
 
 func (b builder) pod(ns, name string, ips ...string) {
@@ -78,7 +78,7 @@ func endpoint(ready bool, host string, addrs ...string) discoveryv1.Endpoint {
 func objects() *kube.State {
 	b := builder{&kube.State{
 		Namespaces: map[string]*corev1.Namespace{}, Pods: map[kube.Name]*corev1.Pod{},
-		Services: map[kube.Name]*corev1.Service{}, EndpointSlices: map[kube.Name]*discoveryv1.EndpointSlice{},
+		Services: map[kube.Name]*corev1.Service{},
 	}}
 	const tcp, udp, sctp = corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP
 	b.namespace("default", "kube-system", "shop", "empty", "pod", "svc")
@@ -174,7 +174,7 @@ func questions(st *kube.State) (qs []mdns.Question) {
 	add("_dns-tcp._tcp.kube-dns.kube-system.svc.%s", zone)
 	add("_http2._tcp.sctp.shop.svc.%s", zone)
 	add("_http._sctp.sctp.shop.svc.%s", zone)
-	for name, es := range st.EndpointSlices {
+	for name, es := range st.EndpointSlices.All() {
 		of := es.Labels[discoveryv1.LabelServiceName]
 		for i, e := range es.Endpoints {
 			if i > 4 {
