@@ -204,9 +204,6 @@ func (c *compiler) ours() []*networkingv1.Ingress {
 // notOurs says why an Ingress is ignored: another controller's as a matter of
 // fact, nobody's as a warning. The zero Problem: it is ours.
 func (c *compiler) notOurs(ing *networkingv1.Ingress) kube.Problem {
-	if len(c.state.IngressClasses) == 0 {
-		return kube.Problem{} // nobody else is there to serve it
-	}
 	p := kube.Problem{
 		Severity: kube.Warning, Kind: "Ingress", Object: kube.Name{Namespace: ing.Namespace, Name: ing.Name},
 		Field: "spec.ingressClassName",
@@ -218,6 +215,7 @@ func (c *compiler) notOurs(ing *networkingv1.Ingress) kube.Problem {
 		class = *ing.Spec.IngressClassName
 	}
 	switch object, ok := c.state.IngressClasses[class]; {
+	case class == "" && len(c.state.IngressClasses) == 0: // nobody else is there to serve it
 	case class == "":
 		p.Err = "ignored: it names no class, and no IngressClass has the annotation " + networkingv1.AnnotationIsDefaultIngressClass + ": \"true\""
 	case ok && !c.controls(object):

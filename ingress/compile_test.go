@@ -279,8 +279,12 @@ func TestClasses(t *testing.T) {
 		note string // "" served
 	}{
 		{"no classes at all: served", []string{plain}, ""},
-		{"no classes at all: whatever it names", []string{named("traefik")}, ""},
-		{"no classes at all: whatever its annotation names", []string{annotated("traefik")}, ""},
+		{"no classes at all: ingress-nginx's name", []string{named("nginx")}, ""},
+		{"no classes at all: our name in the annotation", []string{annotated("podgate")}, ""},
+		{"no classes at all: nobody's name", []string{named("traefik")},
+			`ns/i: spec.ingressClassName: ignored: there is no IngressClass "traefik"`},
+		{"no classes at all: nobody's name in the annotation", []string{annotated("traefik")},
+			`ns/i: metadata.annotations[kubernetes.io/ingress.class]: ignored: there is no IngressClass "traefik"`},
 		{"ours", []string{named("podgate"), class("podgate", ours, "")}, ""},
 		{"ours under another name", []string{named("edge"), class("edge", ours, "")}, ""},
 		{"ingress-nginx's", []string{named("web"), class("web", heir, "")}, ""},
@@ -303,6 +307,12 @@ func TestClasses(t *testing.T) {
 			`ns/i: metadata.annotations[kubernetes.io/ingress.class]: ignored: class "other" belongs to controller "example.com/other"`},
 		{"the annotation is stronger", []string{
 			strings.Replace(annotated("nginx"), "spec:", "spec:\n  ingressClassName: other", 1), class("other", theirs, "")}, ""},
+		{"the annotation is stronger, also against ours", []string{
+			strings.Replace(annotated("other"), "spec:", "spec:\n  ingressClassName: podgate", 1), class("other", theirs, ""), class("podgate", ours, "")},
+			`ns/i: metadata.annotations[kubernetes.io/ingress.class]: ignored: class "other" belongs to controller "example.com/other"`},
+		{"two defaults: the newest", []string{plain,
+			strings.Replace(class("a", theirs, isDefault), "{name: a,", "{name: a, creationTimestamp: 2020-01-01T00:00:00Z,", 1),
+			strings.Replace(class("b", ours, isDefault), "{name: b,", "{name: b, creationTimestamp: 2021-01-01T00:00:00Z,", 1)}, ""},
 	} {
 		st := state(t, test.docs...)
 		withService(st, "s")

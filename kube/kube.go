@@ -101,6 +101,9 @@ type Config struct {
 	// Ingresses are reached, as written to status.loadBalancer.ingress; 127.0.0.1.
 	PublishedIPs []netip.Addr
 
+	// IngressPorts are the ports there of Ingresses, as written to their status.
+	IngressPorts []uint16
+
 	// LoadBalancerCIDRs give each Service of type LoadBalancer an address of its
 	// own; none: the Services share PublishedIPs.
 	LoadBalancerCIDRs []netip.Prefix

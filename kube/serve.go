@@ -176,7 +176,11 @@ func (s *Store) serve(k key, r *record) {
 		serveIn(&s.next.ingresses, k.name, r, func(o *networkingv1.Ingress) {
 			r.stamp(&o.ObjectMeta)
 			for _, a := range s.cfg.PublishedIPs {
-				o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+				at := networkingv1.IngressLoadBalancerIngress{IP: a.String()}
+				for _, port := range s.cfg.IngressPorts {
+					at.Ports = append(at.Ports, networkingv1.IngressPortStatus{Port: int32(port), Protocol: corev1.ProtocolTCP})
+				}
+				o.Status.LoadBalancer.Ingress = append(o.Status.LoadBalancer.Ingress, at)
 			}
 		})
 	case "IngressClass":

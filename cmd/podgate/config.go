@@ -134,10 +134,10 @@ var settings = []setting{
 		return err
 	}},
 	{"ingress.http", "127.0.0.1:8080", "where Ingress answers HTTP; empty: nowhere", func(c *config, v string) error {
-		return optionalAddrPort(v, &c.IngressHTTP)
+		return c.ingressAt(v, &c.IngressHTTP)
 	}},
 	{"ingress.https", "127.0.0.1:8443", "where Ingress answers HTTPS; empty: nowhere", func(c *config, v string) error {
-		return optionalAddrPort(v, &c.IngressHTTPS)
+		return c.ingressAt(v, &c.IngressHTTPS)
 	}},
 	{"ingress.trusted-proxies", "", "clients of Ingress whose X-Forwarded-* fields are believed and continued: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
 		c.Trusted, err = prefixes(v)
@@ -591,6 +591,15 @@ func interfaces(v string) (out []netip.Prefix, err error) {
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// ingressAt reads where Ingresses are; their status names the ports.
+func (c *config) ingressAt(v string, at *netip.AddrPort) error {
+	err := optionalAddrPort(v, at)
+	if err == nil && at.IsValid() {
+		c.Kube.IngressPorts = append(c.Kube.IngressPorts, at.Port())
+	}
+	return err
 }
 
 func optionalAddrPort(v string, into *netip.AddrPort) (err error) {

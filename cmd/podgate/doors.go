@@ -6,8 +6,11 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
+
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"podgate/control"
 	"podgate/ingress"
@@ -36,6 +39,22 @@ func (c *config) gatewayConfig(own addrs) ingress.GatewayConfig {
 		out.Ingress[netip.AddrPortFrom(a, 443)] = true
 	}
 	return out
+}
+
+// ingressObjects are Ingresses with the addresses where they are reached: none
+// for those of a class that is not ours.
+func (g *gateway) ingressObjects(st *kube.State, q control.GetRequest) []any {
+	served := ingress.Served(st, g.ingressConfig(ownAddrs(g.cfg.Kube.PodCIDRs)))
+	return withStatus(pick(st.Ingresses, q), func(o *networkingv1.Ingress) {
+		if served[nameOf(o)] {
+			return
+		}
+		at := &o.Status.LoadBalancer
+		at.Ingress = slices.DeleteFunc(at.Ingress, func(in networkingv1.IngressLoadBalancerIngress) bool {
+			addr, err := netip.ParseAddr(in.IP)
+			return err == nil && slices.Contains(g.cfg.Kube.PublishedIPs, addr)
+		})
+	})
 }
 
 // doors are the listeners that Gateways have of their own.

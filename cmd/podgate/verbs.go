@@ -170,7 +170,7 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 	case "endpointslices":
 		items = pick(maps.Collect(st.EndpointSlices.All()), q)
 	case "ingresses":
-		items = pick(st.Ingresses, q)
+		items = g.ingressObjects(st, q)
 	case "networkpolicies":
 		items = pick(st.NetworkPolicies, q)
 	case "clusternetworkpolicies":
