@@ -22,53 +22,6 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Who may come in, in nginx's order: limits, addresses, client certificates,
-// passwords, then whoever auth-url asks.
-
-// admit answers, and returns false, if a request is not to go on. done is to be
-// called when the request has ended; it may be nil.
-func (q *request) admit(w http.ResponseWriter) (done func(), ok bool) {
-	o := q.route.options
-	if o.client != nil && !o.client.admits(q, w) {
-		return nil, false
-	}
-	if o.limit != nil {
-		var status int
-		if done, status = o.limit.take(q.origin(), q.now()); status != 0 {
-			q.page(w, status, fmt.Errorf("a limit of this Ingress is exceeded"))
-			return nil, false
-		}
-	}
-	refuse := func(status int, why string) (func(), bool) {
-		if done != nil {
-			done()
-		}
-		q.page(w, status, fmt.Errorf("%s", why))
-		return nil, false
-	}
-	if len(o.deny) > 0 && contains(o.deny, q.origin()) {
-		return refuse(http.StatusForbidden, "denylist-source-range has the client's address")
-	}
-	if len(o.allow) > 0 && !contains(o.allow, q.origin()) {
-		return refuse(http.StatusForbidden, "whitelist-source-range does not have the client's address")
-	}
-	if o.basic != nil {
-		name, password, ok := q.in.BasicAuth()
-		if !ok || !o.basic.verify(name, password) {
-			w.Header().Set("WWW-Authenticate", fmt.Sprintf("Basic realm=%q", o.basic.realm))
-			return refuse(http.StatusUnauthorized, "auth-type basic wants a name and its password")
-		}
-		q.user = name
-	}
-	if o.auth != nil && !o.auth.admits(q, w) {
-		if done != nil {
-			done()
-		}
-		return nil, false
-	}
-	return done, true
-}
-
 func contains(ps []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
 }
@@ -276,6 +229,7 @@ func apr1(password, salt string) string {
 type clientTLS struct {
 	roots    *x509.CertPool
 	optional bool // none will do as well
+	unsigned bool // and so will one that nobody signed
 	depth    int  // certificates between the client's and the root, at most
 	subject  *regexp.Regexp
 	page     string // where those without are sent
@@ -298,6 +252,9 @@ func (c *clientTLS) admits(q *request, w http.ResponseWriter) bool {
 		err = fmt.Errorf("no required client certificate was sent")
 	default:
 		err = c.verify(certs, q.now())
+	}
+	if c.unsigned && err != nil {
+		q.unverified, err = err, nil
 	}
 	if err == nil && c.subject != nil && !c.subject.MatchString("CN="+certs[0].Subject.CommonName) {
 		q.page(w, http.StatusForbidden, fmt.Errorf("the client certificate's name does not match auth-tls-match-cn"))
@@ -330,15 +287,21 @@ func (c *clientTLS) verify(certs []*x509.Certificate, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("the client certificate: %w", err)
 	}
-	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return len(chain)-2 <= c.depth }) {
+	if !withinDepth(chains, c.depth) {
 		return fmt.Errorf("the client certificate's chain is longer than auth-tls-verify-depth")
 	}
 	c.verified.Store(sum, certs[0].NotAfter)
 	return nil
 }
 
+// withinDepth reports whether one of these has at most that many certificates
+// between its first and its root.
+func withinDepth(chains [][]*x509.Certificate, depth int) bool {
+	return slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return len(chain)-2 <= depth })
+}
+
 // tell says who the client is, as ingress-nginx does.
-func (c *clientTLS) tell(in *http.Request, h http.Header) {
+func (c *clientTLS) tell(in *http.Request, unverified error, h http.Header) {
 	for _, name := range []string{"Ssl-Client-Verify", "Ssl-Client-Subject-Dn", "Ssl-Client-Issuer-Dn", "Ssl-Client-Cert"} {
 		h.Del(name)
 	}
@@ -348,6 +311,9 @@ func (c *clientTLS) tell(in *http.Request, h http.Header) {
 	}
 	cert := in.TLS.PeerCertificates[0]
 	h.Set("Ssl-Client-Verify", "SUCCESS")
+	if unverified != nil {
+		h.Set("Ssl-Client-Verify", "FAILED:"+unverified.Error())
+	}
 	h.Set("Ssl-Client-Subject-Dn", cert.Subject.String())
 	h.Set("Ssl-Client-Issuer-Dn", cert.Issuer.String())
 	if c.pass {

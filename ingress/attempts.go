@@ -36,7 +36,7 @@ func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
 		q.endpoint, q.waited = e, time.Since(sent)
 		var dial *dialError
 		dialled := !errors.As(err, &dial)
-		e.connected(dialled, sent)
+		e.connected(dialled || e.wire.asClient, sent) // one client that is denied is no reason for others
 		again := (o.retry.same || len(tried) < len(q.backend.endpoints)) && (o.retry.tries == 0 || attempts < o.retry.tries) &&
 			out.Context().Err() == nil && (o.retry.timeout == 0 || time.Since(q.began) < o.retry.timeout)
 		if again {
@@ -67,7 +67,7 @@ func (q *request) RoundTrip(out *http.Request) (*http.Response, error) {
 func (q *request) send(e *endpoint, out *http.Request) (*http.Response, error) {
 	o := q.route.options
 	if o.attempt == 0 && o.read == 0 && (o.send == 0 || out.Body == nil) {
-		return q.transport(e).RoundTrip(out)
+		return q.through(e).RoundTrip(out)
 	}
 	ctx, cancel := context.WithCancelCause(out.Context())
 	timed := out.WithContext(ctx)
@@ -78,7 +78,7 @@ func (q *request) send(e *endpoint, out *http.Request) (*http.Response, error) {
 	if o.attempt > 0 {
 		late = time.AfterFunc(o.attempt, func() { cancel(context.DeadlineExceeded) })
 	}
-	answer, err := q.transport(e).RoundTrip(timed)
+	answer, err := q.through(e).RoundTrip(timed)
 	if err != nil {
 		if late != nil {
 			late.Stop()

@@ -18,7 +18,7 @@ import (
 
 // Choosing an endpoint
 //
-// In turn, unless the Ingress wants it otherwise: the one that a cookie names,
+// In turn, unless the Ingress wants it otherwise: the one that a cookie stands for,
 // the one that a hash prefers (rendezvous: when an endpoint goes only its own
 // clients move), or the better of two by latency and load. One that could not
 // be connected to three times in a row is passed over for a while, unless there
@@ -28,7 +28,9 @@ import (
 // Routes that name it.
 type endpoint struct {
 	poolKey
-	id      string // in cookies: tells nothing of the address
+	id      string    // in cookies: tells nothing of the address
+	since   time.Time // when it came; zero: it was there at first
+	clients clientPools
 	pool    atomic.Pointer[http.Transport]
 	idle    idle          // the lane's connections
 	open    atomic.Int32  // requests in progress
@@ -69,6 +71,7 @@ func (e *endpoint) disconnect(gone bool) {
 	if pool := e.pool.Load(); pool != nil {
 		pool.CloseIdleConnections()
 	}
+	e.clients.disconnect()
 	e.idle.end(gone)
 }
 
@@ -98,6 +101,16 @@ func (e *endpoint) answered(d time.Duration) {
 	e.latency.Store(math.Float64bits(old + (d.Seconds()-old)/8))
 }
 
+// share is the part of its turns that a new endpoint takes: it grows evenly.
+func (e *endpoint) share(slowStart time.Duration, now time.Time) float64 {
+	if e.since.IsZero() {
+		return 1
+	}
+	return max(leastShare, now.Sub(e.since).Seconds()/slowStart.Seconds())
+}
+
+const leastShare = 0.1
+
 func (e *endpoint) load() float64 {
 	return (math.Float64frombits(e.latency.Load()) + 1e-4) * float64(e.open.Load()+1)
 }
@@ -105,11 +118,6 @@ func (e *endpoint) load() float64 {
 // pick chooses an endpoint that was not tried, nil if there is none.
 func (b *backend) pick(q *request, tried []*endpoint) *endpoint {
 	o := q.route.options
-	if o.sticky != nil && len(tried) == 0 {
-		if e := o.sticky.find(q.in, b); e != nil {
-			return e
-		}
-	}
 	now := int64(0)
 	usable := func(e *endpoint) bool {
 		if len(tried) > 0 && slices.Contains(tried, e) {
@@ -123,25 +131,30 @@ func (b *backend) pick(q *request, tried []*endpoint) *endpoint {
 		}
 		return now >= e.outTill.Load()
 	}
+	if o.sticky != nil && len(tried) == 0 {
+		if e := o.sticky.choose(q, b, usable); e != nil {
+			return e
+		}
+	}
+	ready := func(e *endpoint) bool {
+		return usable(e) && (o.slowStart == 0 || rand.Float64() < e.share(o.slowStart, q.now()))
+	}
 	n := uint32(len(b.endpoints))
 	turn := b.next.Add(1) - 1
 	var best *endpoint
 	switch {
 	case o.hash != nil:
-		var most uint64
-		key := o.hash.String(q)
-		for _, e := range b.endpoints {
-			h := fnv.New64a()
-			h.Write([]byte(key + "\x00" + e.id))
-			if sum := mix(h.Sum64()); usable(e) && (best == nil || sum > most) {
-				best, most = e, sum
-			}
-		}
+		best = preferred(o.hash.String(q), b.endpoints, usable)
 	case o.least && n > 1:
 		for range 2 {
-			if e := b.endpoints[rand.Uint32N(n)]; usable(e) && (best == nil || e.load() < best.load()) {
+			if e := b.endpoints[rand.Uint32N(n)]; ready(e) && (best == nil || e.load() < best.load()) {
 				best = e
 			}
+		}
+	}
+	for i := uint32(0); best == nil && i < n; i++ {
+		if e := b.endpoints[(turn+i)%n]; ready(e) {
+			best = e
 		}
 	}
 	for i := uint32(0); best == nil && i < n; i++ {
@@ -157,6 +170,19 @@ func (b *backend) pick(q *request, tried []*endpoint) *endpoint {
 	return best
 }
 
+// preferred is the endpoint that a key's hash prefers among those that are usable.
+func preferred(key string, endpoints []*endpoint, usable func(*endpoint) bool) (best *endpoint) {
+	var most uint64
+	for _, e := range endpoints {
+		h := fnv.New64a()
+		h.Write([]byte(key + "\x00" + e.id))
+		if sum := mix(h.Sum64()); usable(e) && (best == nil || sum > most) {
+			best, most = e, sum
+		}
+	}
+	return best
+}
+
 // mix spreads FNV's last bytes over all bits (the finalizer of MurmurHash3).
 func mix(h uint64) uint64 {
 	h ^= h >> 33
@@ -164,48 +190,4 @@ func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xc4ceb9fe1a85ec53
 	return h ^ h>>33
-}
-
-// sticky is affinity by cookie.
-type sticky struct {
-	name, path, domain string
-	maxAge, expires    int // seconds, 0 none
-	sameSite           http.SameSite
-	secure             *bool // nil: where the client's connection is encrypted
-	change             bool  // the cookie follows when another endpoint had to answer
-}
-
-// find returns the endpoint that a request's cookie names, nil if it is gone.
-func (s *sticky) find(in *http.Request, b *backend) *endpoint {
-	c, err := in.Cookie(s.name)
-	if err != nil {
-		return nil
-	}
-	for _, e := range b.endpoints {
-		if e.id == c.Value {
-			return e
-		}
-	}
-	return nil
-}
-
-// set gives the client its cookie, unless it has one that still leads somewhere.
-func (s *sticky) set(q *request, b *backend, e *endpoint, h http.Header) {
-	if had := s.find(q.in, b); had == e || had != nil && !s.change {
-		return
-	}
-	c := http.Cookie{Name: s.name, Value: e.id, Path: s.path, Domain: s.domain, HttpOnly: true, MaxAge: s.maxAge, SameSite: s.sameSite, Secure: q.secure()}
-	if c.Path == "" {
-		c.Path = q.route.path
-	}
-	if c.Path == "" || q.route.pattern != nil && s.path == "" {
-		c.Path = "/"
-	}
-	if s.secure != nil {
-		c.Secure = *s.secure
-	}
-	if s.expires > 0 {
-		c.Expires = q.now().Add(time.Duration(s.expires) * time.Second)
-	}
-	h.Add("Set-Cookie", c.String())
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -94,6 +95,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 			pods:        map[netip.Addr]string{},
 		},
 		prev:   prev,
+		now:    cfg.Now(),
 		asked:  map[*networkingv1.Ingress]*options{},
 		regex:  map[string]bool{},
 		slices: map[kube.Name][]*discoveryv1.EndpointSlice{},
@@ -127,7 +129,7 @@ func Compile(prev *Routes, st *kube.State, cfg Config) (*Routes, []kube.Problem)
 	for _, ing := range ours {
 		c.otherNames(ing)
 	}
-	c.compileGateways(cfg.Gateway, cfg.Now())
+	c.compileGateways(cfg.Gateway, c.now)
 	return c.Routes, c.problems
 }
 
@@ -162,9 +164,11 @@ func same[K comparable, V any](a, b map[K]V) bool {
 type compiler struct {
 	*Routes
 	prev     *Routes
+	now      time.Time
 	slices   map[kube.Name][]*discoveryv1.EndpointSlice // by Service
 	asked    map[*networkingv1.Ingress]*options
 	regex    map[string]bool // hosts whose paths are regular expressions
+	names    map[string]bool // hosts of rules; nil: not made yet
 	defaults *options        // of Ingresses without annotations; nil: not made yet
 
 	config     map[string]string // the controller's ConfigMap
@@ -277,6 +281,13 @@ func (c *compiler) compile(ing *networkingv1.Ingress) {
 			if r.path == "" {
 				r.path = "/"
 			}
+			if o.appRoot != "" && h.root == nil {
+				root := *r // the server's, not the path's, in ingress-nginx
+				root.path, root.kind, root.field = "/", exactPath, "metadata.annotations[app-root]"
+				h.root = &root
+			}
+			r.clear = c.locations("no-tls-redirect-locations", r.path)
+			r.open = c.locations("no-auth-locations", r.path)
 			if o.enforcesRegex(r.path) {
 				c.regex[h.name] = true
 			}

@@ -133,18 +133,29 @@ func (r *reader) seconds(name string) time.Duration {
 	if v == "" {
 		return 0
 	}
-	if n, err := strconv.Atoi(v); err == nil && n >= 0 {
-		return time.Duration(n) * time.Second
-	}
-	d, err := time.ParseDuration(v)
-	if err != nil || d < 0 {
+	d, err := parseSeconds(v)
+	if err != nil {
 		r.bad(name, "%q is not a number of seconds", v)
 	}
-	return max(d, 0)
+	return d
 }
 
-func (r *reader) template(name string) template {
-	t, err := compileTemplate(r.annotation(name))
+func parseSeconds(v string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(n) * time.Second, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err == nil && d < 0 {
+		err = strconv.ErrRange
+	}
+	return max(d, 0), err
+}
+
+func (r *reader) template(name string) template { return r.parse(name, r.annotation(name)) }
+
+// parse reads a value with variables.
+func (r *reader) parse(name, value string) template {
+	t, err := compileTemplate(value)
 	if err != nil {
 		r.bad(name, "%v", err)
 		return nil

@@ -79,5 +79,41 @@ func (r *reader) fields() {
 		r.o.responseHeaders = h
 	}
 	r.o.requestHeaders = r.configMap("proxy-set-headers")
+	for name := range strings.SplitSeq(r.annotation("hide-headers"), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			r.o.hidden = append(r.o.hidden, name)
+		}
+	}
+	r.o.originalURI = r.flag("proxy-add-original-uri-header", false)
+	domain, path := r.replacement("proxy-cookie-domain", true), r.replacement("proxy-cookie-path", false)
+	if domain != nil || path != nil {
+		r.o.cookies = &cookieEdits{domain, path}
+	}
+	from, to := r.annotation("proxy-redirect-from"), r.annotation("proxy-redirect-to")
+	if from != "" && from != "off" && from != "default" && to != "off" {
+		if to == "" {
+			r.bad("proxy-redirect-from", "needs proxy-redirect-to")
+		} else if r.o.location, _ = newTextEdit(from, to, false); r.o.location == nil {
+			r.bad("proxy-redirect-from", "%q is no pattern", from)
+		}
+	}
 	r.o.silent = r.flag("disable-access-log", false) || !r.flag("enable-access-log", true)
+}
+
+// replacement reads "FROM TO", nil for "off".
+func (r *reader) replacement(name string, whole bool) *textEdit {
+	v := r.annotation(name)
+	if v == "" || v == "off" {
+		return nil
+	}
+	words := strings.Fields(v)
+	if len(words) != 2 {
+		r.bad(name, "%q is not what is replaced and by what", v)
+		return nil
+	}
+	e, err := newTextEdit(words[0], words[1], whole)
+	if err != nil {
+		r.bad(name, "%v", err)
+	}
+	return e
 }

@@ -6,7 +6,10 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -24,23 +27,35 @@ func (r *reader) ranges(names ...string) (out []netip.Prefix) {
 		if s == "" {
 			continue
 		}
-		p, err := netip.ParsePrefix(s)
+		p, err := parseRange(s)
 		if err != nil {
-			a, aerr := netip.ParseAddr(s)
-			if aerr != nil {
-				r.deny(names[0], "%q is neither an address nor a prefix", s)
-				continue
-			}
-			p = netip.PrefixFrom(a, a.BitLen())
+			r.deny(names[0], "%q is neither an address nor a prefix", s)
+			continue
 		}
-		out = append(out, p.Masked())
+		out = append(out, p)
 	}
 	return out
 }
 
+// parseRange reads a prefix or an address.
+func parseRange(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err
+}
+
 func (r *reader) addresses() {
 	r.o.allow = r.ranges("whitelist-source-range", "allowlist-source-range")
-	r.o.deny = r.ranges("denylist-source-range")
+	r.o.deny = r.ranges("denylist-source-range", "blacklist-source-range")
+	switch v := r.annotation("satisfy"); v {
+	case "", "all":
+	case "any":
+		r.o.satisfyAny = true
+	default:
+		r.bad("satisfy", "%q is neither all nor any", v)
+	}
 }
 
 func (r *reader) limits() {
@@ -129,43 +144,100 @@ func (r *reader) passwords() {
 	r.o.basic = b
 }
 
+// askedFor reads auth-url and its family: the Ingress's, else that of all, which
+// the ConfigMap has under names that begin with "global-".
 func (r *reader) askedFor() {
-	target := r.annotation("auth-url")
-	a := &authRequest{
-		method: strings.ToUpper(r.annotation("auth-method")), redirect: r.template("auth-request-redirect"),
-		param: r.annotation("auth-signin-redirect-param"),
+	prefix := "auth-"
+	if r.annotation("auth-url") == "" && r.flag("enable-global-auth", true) && r.config["global-auth-url"] != "" {
+		prefix = "global-auth-"
 	}
-	for name := range strings.SplitSeq(r.annotation("auth-response-headers"), ",") {
+	value := func(name string) string {
+		if v := r.annotation("auth-" + name); prefix == "auth-" {
+			return v
+		}
+		return strings.TrimSpace(r.config[prefix+name])
+	}
+	target := value("url")
+	for _, name := range []string{"keepalive", "keepalive-requests", "keepalive-timeout", "keepalive-share-vars"} {
+		r.annotation("auth-" + name) // connections are kept anyway
+	}
+	a := &authRequest{
+		method: strings.ToUpper(value("method")), redirect: r.parse(prefix+"request-redirect", value("request-redirect")),
+		signin: r.parse(prefix+"signin", value("signin")), param: value("signin-redirect-param"), told: r.configMap("auth-proxy-set-headers"),
+		always: value("always-set-cookie") == "true",
+	}
+	for name := range strings.SplitSeq(value("response-headers"), ",") {
 		if name = strings.TrimSpace(name); name != "" {
 			a.fields = append(a.fields, http.CanonicalHeaderKey(name))
 		}
 	}
-	a.signin = r.template("auth-signin")
 	if a.param == "" {
 		a.param = "rd"
 	}
 	if a.method == "" {
 		a.method = http.MethodGet
 	}
+	key, durations := r.parse(prefix+"cache-key", value("cache-key")), value("cache-duration")
+	if durations == "" {
+		durations = "200 202 401 5m"
+	}
 	if target == "" {
 		return
 	}
+	if key != nil {
+		valid, err := validFor(durations)
+		if err != nil {
+			r.bad(prefix+"cache-duration", "%v", err)
+		}
+		a.cache = &decisions{key: key, valid: valid, kept: map[string]*decision{}}
+	}
 	var err error
 	if a.remote, err = r.remote(target); err != nil {
-		r.deny("auth-url", "%v", err)
+		r.deny(prefix+"url", "%v", err)
 		return
 	}
 	r.o.auth = a
 }
 
-// remote is a URL in the cluster.
-type remote struct {
-	backend *backend
-	host    string
-	uri     template
+// validFor reads times as nginx's proxy_cache_valid has them, with commas between:
+// "200 202 10m, 401 5m". A time alone is for 200, 301 and 302, and "any" for all.
+func validFor(list string) (map[int]time.Duration, error) {
+	valid := map[int]time.Duration{}
+	for one := range strings.SplitSeq(list, ",") {
+		words := strings.Fields(one)
+		if len(words) == 0 {
+			continue
+		}
+		d, err := parseSeconds(words[len(words)-1])
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a time", words[len(words)-1])
+		}
+		codes := words[:len(words)-1]
+		if len(codes) == 0 {
+			codes = []string{"200", "301", "302"}
+		}
+		for _, code := range codes {
+			n, err := strconv.Atoi(code)
+			if err != nil && code != "any" {
+				return nil, fmt.Errorf("%q is not a status", code)
+			}
+			valid[n] = d
+		}
+	}
+	return valid, nil
 }
 
-// remote finds the Service that a URL names, "http://name[.namespace[.svc[.domain]]]...".
+// remote is where a URL leads: a Service, a host outside, or a host of ours.
+type remote struct {
+	backend   *backend // nil: a host of ours
+	host      string   // "": the one that the client asked for
+	uri       template
+	encrypted bool // https
+}
+
+// remote finds what a URL names: a Service, as "name[.namespace[.svc[.domain]]]",
+// "$host" or a host that an Ingress has rules for, else what is outside, if there
+// is a way.
 func (r *reader) remote(target string) (*remote, error) {
 	rest, ok := strings.CutPrefix(target, "http://")
 	w := wire{protocol: http1}
@@ -176,8 +248,23 @@ func (r *reader) remote(target string) (*remote, error) {
 		w.protocol = https
 	}
 	host, uri := rest, "/"
-	if i := strings.IndexAny(rest, "/$?"); i >= 0 {
-		host, uri = rest[:i], rest[i:]
+	from := 0
+	for _, own := range []string{"$host", "$http_host", "$best_http_host"} {
+		if strings.HasPrefix(rest, own) {
+			from = len(own)
+		}
+	}
+	if i := strings.IndexAny(rest[from:], "/$?"); i >= 0 {
+		host, uri = rest[:from+i], rest[from+i:]
+	}
+	t, err := compileTemplate(uri)
+	if err != nil {
+		return nil, err
+	}
+	to := &remote{host: host, uri: t, encrypted: w.protocol == https}
+	if from > 0 {
+		to.host = ""
+		return to, nil
 	}
 	name, port, ok := strings.Cut(host, ":")
 	if !ok {
@@ -188,17 +275,39 @@ func (r *reader) remote(target string) (*remote, error) {
 	if len(labels) > 1 {
 		of.Namespace = labels[1]
 	}
-	if len(labels) > 2 && labels[2] != "svc" {
-		return nil, fmt.Errorf("%q is not a Service of this cluster: others are not asked", name)
-	}
-	if r.state.Services[of] == nil {
+	switch {
+	case (len(labels) <= 2 || labels[2] == "svc") && r.state.Services[of] != nil:
+		to.backend = r.backendOf(of, port, w)
+	case r.hasRules(name):
+	case len(labels) > 2 && labels[2] != "svc" && r.source.cfg.out:
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a port", port)
+		}
+		k := poolKey{name: strings.ToLower(name), addr: netip.AddrPortFrom(netip.Addr{}, uint16(n)), wire: w}
+		k.wire.tls = tlsKey{name: k.name, sni: true}
+		to.backend = &backend{port: host, endpoints: []*endpoint{r.endpoint(k)}, next: new(atomic.Uint32)}
+	case len(labels) > 2 && labels[2] != "svc":
+		return nil, fmt.Errorf("%q is not a Service of this cluster, and there is no way out", name)
+	default:
 		return nil, fmt.Errorf("no Service %q in namespace %q", of.Name, of.Namespace)
 	}
-	t, err := compileTemplate(uri)
-	if err != nil {
-		return nil, err
+	return to, nil
+}
+
+// hasRules reports whether an Ingress of ours is for this very host.
+func (r *reader) hasRules(host string) bool {
+	if r.names == nil {
+		r.names = map[string]bool{}
+		for _, ing := range r.state.Ingresses {
+			if r.notOurs(ing).Err == "" {
+				for _, rule := range ing.Spec.Rules {
+					r.names[strings.ToLower(rule.Host)] = true
+				}
+			}
+		}
 	}
-	return &remote{r.backendOf(of, port, w), host, t}, nil
+	return r.names[strings.ToLower(host)]
 }
 
 func (r *reader) certificates() {
@@ -212,8 +321,10 @@ func (r *reader) certificates() {
 	case "", "on":
 	case "optional":
 		c.optional = true
+	case "optional_no_ca":
+		c.optional, c.unsigned = true, true
 	default:
-		r.deny("auth-tls-verify-client", "podgate does not have %q: on, off or optional", verify)
+		r.deny("auth-tls-verify-client", "podgate does not have %q: on, off, optional or optional_no_ca", verify)
 		return
 	}
 	if cn != "" {

@@ -118,6 +118,10 @@ func (r *reader) copies() {
 		r.bad("mirror-target", "%v", err)
 		return
 	}
+	if m.backend == nil {
+		r.bad("mirror-target", "%q is not a Service of this cluster", target)
+		return
+	}
 	if host != "" {
 		m.host = host
 	}

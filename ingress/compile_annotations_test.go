@@ -127,6 +127,7 @@ func TestAnnotations(t *testing.T) {
 			"Access-Control-Allow-Methods: GET, PUT, POST, DELETE, PATCH, OPTIONS"}},
 		{"cors-allow-origin", hour, "/", []string{"Origin: https://a.example"}, 200, []string{"Access-Control-Allow-Origin: https://a.example"}},
 		{"cors-allow-origin with a wildcard", hour, "/", []string{"Origin: https://x.b.example"}, 200, []string{"Access-Control-Allow-Origin: https://x.b.example"}},
+		{"cors-allow-origin: a wildcard is one label", hour, "/", []string{"Origin: https://x.y.b.example"}, 200, []string{"!Access-Control-Allow-Origin"}},
 		{"cors-allow-origin of others", hour, "/", []string{"Origin: https://evil.example/.b.example"}, 200, []string{"!Access-Control-Allow-Origin"}},
 		{"cors-expose-headers and no credentials", []string{"enable-cors: true", "cors-expose-headers: X-A", "cors-allow-credentials: false"}, "/", nil, 200,
 			[]string{"Access-Control-Expose-Headers: X-A", "!Access-Control-Allow-Credentials"}},
@@ -239,7 +240,10 @@ func TestCanary(t *testing.T) {
 	}{
 		{[]string{"canary-weight: 0"}, "", "web"},
 		{[]string{"canary-weight: 100"}, "", "other"},
-		{[]string{"canary-weight: 1", "canary-weight-total: 1"}, "", "other"},
+		{[]string{"canary-weight: 1000", "canary-weight-total: 1000"}, "", "other"},
+		{[]string{"canary-weight: 0", "canary-by-header-value: blue"}, "X-Next: blue", "web"},
+		{[]string{"canary-by-header: X-Next", "canary-by-header-pattern: ["}, "X-Next: always", "web"},
+		{[]string{"canary-by-header: X-Next", "canary-by-cookie: next"}, "X-Next: never\nCookie: next=always", "web"},
 		{[]string{"canary-by-header: X-Next"}, "X-Next: always", "other"},
 		{[]string{"canary-by-header: X-Next", "canary-weight: 100"}, "X-Next: never", "web"},
 		{[]string{"canary-by-header: X-Next", "canary-weight: 100"}, "X-Next: whatever", "other"},
@@ -250,7 +254,7 @@ func TestCanary(t *testing.T) {
 		{[]string{"canary-by-cookie: next", "canary-weight: 100"}, "Cookie: next=never", "web"},
 		{[]string{"canary-by-header: X-Next", "canary-by-cookie: next"}, "Cookie: next=always", "other"},
 	} {
-		fields := []string{test.field}
+		fields := strings.Split(test.field, "\n")
 		if test.field == "" {
 			fields = nil
 		}

@@ -48,9 +48,19 @@ func (r *reader) upstream() {
 			o.retry.on = 0
 		}
 	}
+	if r.flag("retry-non-idempotent", false) {
+		o.retry.on |= nonIdempotent
+	}
 	o.retry.tries = r.number("proxy-next-upstream-tries", 3)
 	o.retry.timeout = r.seconds("proxy-next-upstream-timeout")
+	o.wire.cluster = r.flag("service-upstream", false)
+	o.wire.asClient = r.flag("preserve-client-address", false)
+	o.slowStart = r.seconds("slow-start")
 	o.passthrough = r.flag("ssl-passthrough", false)
+	if v := r.annotation("proxy-http-version"); v != "" && v != "1.1" {
+		r.bad("proxy-http-version", "podgate does not have %q: 1.1", v)
+	}
+	r.flag("preserve-trailing-slash", true) // redirects keep the path as it is
 	for _, name := range []string{"proxy-buffering", "proxy-request-buffering"} {
 		if v := r.annotation(name); v != "" && v != "off" {
 			r.bad(name, "has no effect: bodies are passed on as they come")
@@ -95,12 +105,17 @@ func (r *reader) balancing() {
 		r.bad("load-balance", "podgate does not have %q: round_robin or ewma", v)
 	}
 	o.hash = r.template("upstream-hash-by")
-	kind := r.annotation("affinity")
-	r.annotation("affinity-mode")
+	o.sticky = r.affinity()
+	o.canary = r.canary()
+}
+
+func (r *reader) affinity() *sticky {
+	kind, mode, canaries := r.annotation("affinity"), r.annotation("affinity-mode"), r.annotation("affinity-canary-behavior")
 	cookie := &sticky{
 		name: r.annotation("session-cookie-name"), path: r.annotation("session-cookie-path"), domain: r.annotation("session-cookie-domain"),
 		maxAge: r.number("session-cookie-max-age", 0), expires: r.number("session-cookie-expires", 0),
-		change: r.flag("session-cookie-change-on-failure", false),
+		change:  r.flag("session-cookie-change-on-failure", false),
+		careful: r.flag("session-cookie-conditional-samesite-none", false),
 	}
 	if cookie.name == "" {
 		cookie.name = "INGRESSCOOKIE"
@@ -119,30 +134,53 @@ func (r *reader) balancing() {
 	if v := r.annotation("session-cookie-secure"); v != "" {
 		cookie.secure = new(r.flag("session-cookie-secure", false))
 	}
+	switch mode {
+	case "", "balanced":
+	case "persistent":
+		cookie.persistent = true
+	default:
+		r.bad("affinity-mode", "%q is neither balanced nor persistent", mode)
+	}
+	switch canaries {
+	case "", "sticky":
+	case "legacy":
+		cookie.notCanaries = true
+	default:
+		r.bad("affinity-canary-behavior", "%q is neither sticky nor legacy", canaries)
+	}
 	switch kind {
 	case "":
+		return nil
 	case "cookie":
-		o.sticky = cookie
-	default:
-		r.bad("affinity", "%q is not cookie", kind)
+		return cookie
 	}
-	weight, total := r.number("canary-weight", 0), r.number("canary-weight-total", 100)
+	r.bad("affinity", "%q is not cookie", kind)
+	return nil
+}
+
+func (r *reader) canary() *canary {
 	c := &canary{
 		ingress: kube.Name{Namespace: r.ing.Namespace, Name: r.ing.Name},
 		header:  r.annotation("canary-by-header"), value: r.annotation("canary-by-header-value"), cookie: r.annotation("canary-by-cookie"),
-		weight: weight, total: max(total, 1),
+		weight: r.number("canary-weight", 0), total: max(r.number("canary-weight-total", 100), 100),
+		alone: r.annotation("affinity-canary-behavior") == "legacy",
 	}
 	if v := r.annotation("canary-by-header-pattern"); v != "" && c.value == "" {
 		re, err := regexp.Compile(v)
 		if err != nil {
 			r.bad("canary-by-header-pattern", "%v", err)
+			re = nothing
 		}
 		c.pattern = re
 	}
-	if r.flag("canary", false) {
-		o.canary = c
+	if !r.flag("canary", false) {
+		return nil
 	}
+	return c
 }
+
+// nothing is the pattern that matches nothing.
+var nothing = regexp.MustCompile(`[^\s\S]`)
 
 func (r *reader) endpointTLS() {
 	from := r.annotation("proxy-ssl-secret")
@@ -152,7 +190,7 @@ func (r *reader) endpointTLS() {
 	}
 	name, sni := r.annotation("proxy-ssl-name"), r.flag("proxy-ssl-server-name", false)
 	versions := map[string]uint16{"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
-	key := tlsKey{name: name, sni: sni}
+	key := tlsKey{name: name, sni: sni, depth: r.number("proxy-ssl-verify-depth", 1)}
 	for v := range strings.FieldsSeq(r.annotation("proxy-ssl-protocols")) {
 		if n := versions[v]; n != 0 && (key.version == 0 || n < key.version) {
 			key.version = n

@@ -143,6 +143,9 @@ func (c *compiler) endpoint(k poolKey) *endpoint {
 	if e == nil {
 		if e = c.prev.reached[k]; e == nil {
 			e = newEndpoint(k)
+			if c.prev.state != nil {
+				e.since = c.now
+			}
 		}
 		c.reached[k] = e
 	}
@@ -201,6 +204,10 @@ func (b *backend) fill(c *compiler, svc *corev1.Service, all []*discoveryv1.Endp
 		if port.AppProtocol != nil && *port.AppProtocol == "kubernetes.io/h2c" {
 			b.wire.protocol = h2c
 		}
+	}
+	if ip, err := netip.ParseAddr(svc.Spec.ClusterIP); b.wire.cluster && err == nil {
+		b.endpoints = []*endpoint{c.endpoint(poolKey{addr: netip.AddrPortFrom(ip, uint16(port.Port)), wire: b.wire})}
+		return
 	}
 	var usable, draining []netip.AddrPort
 	total := 0

@@ -16,6 +16,9 @@ type Config struct {
 	// Dial connects to an endpoint of a backend, "tcp" and "address:port", from
 	// the front door's own address. Nil dials from the gateway's own namespace.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialAs connects to an endpoint from a client's own address, or where the
+	// endpoint could not answer that as Dial does. Nil: as Dial does.
+	DialAs func(ctx context.Context, client netip.Addr, to netip.AddrPort) (net.Conn, error)
 	// DialOut connects to "name:port" outside the cluster, for Services of type
 	// ExternalName. Nil: there is no way out, and they are answered with 503.
 	DialOut        func(ctx context.Context, network, addr string) (net.Conn, error)

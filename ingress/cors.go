@@ -41,9 +41,9 @@ func (c *cors) admits(origin string) bool {
 		if !wild && strings.EqualFold(o, origin) {
 			return true
 		}
-		// "https://*.example.com" is one label or more.
+		// "https://*.example.com" is one label, as in ingress-nginx.
 		if wild && len(origin) > len(before)+len(after) && strings.HasPrefix(origin, before) && strings.HasSuffix(origin, after) &&
-			!strings.ContainsAny(origin[len(before):len(origin)-len(after)], "/:@") {
+			!strings.ContainsAny(origin[len(before):len(origin)-len(after)], "./:@") {
 			return true
 		}
 	}

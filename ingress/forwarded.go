@@ -59,8 +59,10 @@ func (q *request) forwarded(h http.Header) {
 	if had := in.Header.Values("X-Forwarded-For"); q.trust && len(had) > 0 {
 		forwardedFor = strings.Join(had, ", ") + ", " + forwardedFor
 	}
+	h.Del("Proxy")
 	h.Set("X-Forwarded-For", forwardedFor)
 	set("X-Forwarded-Proto", proto)
+	h.Set("X-Scheme", h.Get("X-Forwarded-Proto"))
 	set("X-Forwarded-Host", in.Host)
 	set("X-Forwarded-Port", strconv.Itoa(int(port)))
 	h.Set("X-Request-Id", q.id())
@@ -68,10 +70,15 @@ func (q *request) forwarded(h http.Header) {
 }
 
 // impersonates reports whether a field of this name, or one that CGI-like
-// backends take for it, says where a request came from.
+// backends take for it, says where a request came from; or is "Proxy", which they
+// take for the environment variable HTTP_PROXY.
 func impersonates(name string) bool {
 	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	return strings.HasPrefix(name, "x-forwarded-") || name == "x-real-ip" || name == "x-request-id" || name == "forwarded"
+	switch name {
+	case "x-real-ip", "x-request-id", "x-scheme", "x-original-forwarded-for", "forwarded", "proxy":
+		return true
+	}
+	return strings.HasPrefix(name, "x-forwarded-")
 }
 
 // origin is the last address on the way that is no trusted proxy's.
@@ -93,8 +100,9 @@ func (q *request) origin() netip.Addr {
 	return addr
 }
 
+// trusted reports whether a client's word counts, by the settings or the ConfigMap.
 func (s *Server) trusted(addr netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return contains(s.cfg.TrustedProxies, addr) || contains(s.live.Load().believed, addr)
 }
 
 func requestID() string {

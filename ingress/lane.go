@@ -88,8 +88,8 @@ func (s *Server) take(c net.Conn, tlsConfig *tls.Config, by entrance) {
 	if l.tls != nil {
 		proto = "https"
 	}
-	l.from = fmt.Appendf(nil, "X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Port: %d\r\nX-Real-Ip: %s\r\n",
-		l.q.client, proto, l.q.local.Port(), l.q.client)
+	l.from = fmt.Appendf(nil, "X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\nX-Scheme: %[2]s\r\nX-Forwarded-Port: %[3]d\r\nX-Real-Ip: %[1]s\r\n",
+		l.q.client, proto, l.q.local.Port())
 	if s.trusted(l.q.client) {
 		l.give()
 		return
@@ -191,7 +191,7 @@ func (l *lane) one() bool {
 	path, _, _ := strings.Cut(target, "?")
 	q.host, q.path = matchHost(string(l.in.host)), cleanPath(path)
 	q.match = matchPath(q.path)
-	if !q.findByPath(l.tls) || q.route == nil || !q.route.options.lean() || q.route.canary != nil || !q.route.backend.lean() ||
+	if !q.live.blocked.nobody() || !q.findByPath(l.tls) || q.route == nil || !q.route.options.lean() || q.route.canary != nil || !q.route.backend.lean() ||
 		l.tls == nil && q.live.redirects(q.route, q.host) || q.route.options.bodySize > 0 && l.in.length > q.route.options.bodySize {
 		l.give()
 		return false
@@ -272,7 +272,7 @@ func (l *lane) compose(query string) {
 	b = append(append(append(b, q.path...), query...), " HTTP/1.1\r\nHost: "...)
 	b = append(append(b, l.in.host...), "\r\n"...)
 	for _, f := range l.in.fields {
-		if c := f.name[0] | 0x20; (c == 'x' || c == 'f') && impersonates(string(f.name)) {
+		if c := f.name[0] | 0x20; (c == 'x' || c == 'f' || c == 'p') && impersonates(string(f.name)) {
 			continue
 		}
 		b = append(b, f.line...)

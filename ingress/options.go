@@ -35,11 +35,13 @@ type options struct {
 	fallback  *backend     // default backend by annotation
 	hash      template
 	sticky    *sticky
-	least     bool // prefers endpoints that are fast and have little to do
+	slowStart time.Duration // until a new endpoint gets its whole share, 0 at once
+	least     bool          // prefers endpoints that are fast and have little to do
 
 	allow, deny []netip.Prefix
 	limit       *limit
 	basic       *basicAuth
+	satisfyAny  bool // one of addresses, password and auth-url is enough
 	auth        *authRequest
 	client      *clientTLS
 	cors        crossOrigin
@@ -49,6 +51,10 @@ type options struct {
 	responseHeaders http.Header // added to answers
 	requestHeaders  http.Header // added to requests
 	hsts            string
+	hidden          []string     // fields of answers that clients do not get
+	cookies         *cookieEdits // of answers' cookies; nil: none
+	location        *textEdit    // of Location and Refresh; nil: none
+	originalURI     bool         // endpoints get X-Original-Uri
 	mirrors         []*mirror
 	requestEdits    *edits        // of the request's fields, last
 	answerEdits     *edits        // of the answer's
@@ -66,12 +72,14 @@ func (o *options) lean() bool {
 	return o.denied == "" && o.appRoot == "" && o.redirect == nil && o.rewrite == "" && o.cors == nil &&
 		o.basic == nil && o.auth == nil && o.client == nil && o.limit == nil && len(o.allow) == 0 && len(o.deny) == 0 &&
 		o.sticky == nil && o.hash == nil && len(o.mirrors) == 0 && o.host == nil && len(o.intercept) == 0 &&
-		len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0 &&
+		len(o.hidden) == 0 && o.cookies == nil && o.location == nil && !o.originalURI && len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0 &&
 		o.requestEdits == nil && o.answerEdits == nil && o.path == nil && o.within == 0 && o.attempt == 0 && !o.retry.same
 }
 
 // lean reports whether the lane can speak to these endpoints.
-func (b *backend) lean() bool { return len(b.endpoints) > 0 && b.wire.protocol == http1 }
+func (b *backend) lean() bool {
+	return len(b.endpoints) > 0 && b.wire.protocol == http1 && !b.wire.asClient
+}
 
 // plain are the options of an Ingress that asks for nothing.
 var plain = options{sslRedirect: true, code: http.StatusPermanentRedirect, retry: retry{on: onError | onTimeout, tries: 3}}
@@ -83,6 +91,8 @@ type wire struct {
 	connect  time.Duration // 0 the server's
 	answer   time.Duration // until the header, 0 the server's
 	tls      tlsKey
+	cluster  bool // by the Service's own address: service-upstream
+	asClient bool // from the client's address: preserve-client-address
 }
 
 type protocol uint8
@@ -105,6 +115,7 @@ type tlsKey struct {
 	names   string         // whose it has to be instead, one of several, see subjectNames
 	sni     bool           // tell it the name
 	version uint16         // least
+	depth   int            // certificates between the endpoint's and the root, at most
 }
 
 // retry is when another endpoint is asked.
@@ -165,6 +176,7 @@ type canary struct {
 	cookie  string
 	weight  int
 	total   int
+	alone   bool // decides anew for each request, whatever session it is of
 }
 
 // takes reports whether a request is the canary's: by header, then cookie, then weight.

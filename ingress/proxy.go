@@ -44,12 +44,15 @@ type request struct {
 
 	began       time.Time
 	requestID   string
+	unverified  error         // why the client's certificate is not to be believed, where that may be
+	session     string        // key of a new session, see sticky.go
 	user        string        // who the password was right for
 	granted     http.Header   // what auth-url gives to the endpoint
 	cookies     []string      // and to the client
 	backend     *backend      // the route's, its canary or its fallback
 	endpoint    *endpoint     // that answered
 	waited      time.Duration // until its header
+	standsIn    bool          // backend is the default backend, as the route's has no endpoints
 	intercepted bool          // an error page was asked for
 	slow        *unhurried    // the request's body; nil: it has none, or time
 }
@@ -72,6 +75,10 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	defer q.seen(a)
 	if in.Method == http.MethodConnect || !strings.HasPrefix(q.path, "/") {
 		q.page(a, http.StatusBadRequest, nil)
+		return
+	}
+	if !q.live.blocked.nobody() && q.live.blocked.has(q) {
+		q.page(a, http.StatusForbidden, nil)
 		return
 	}
 	fields := 0
@@ -138,11 +145,11 @@ func (q *request) answer(w http.ResponseWriter) {
 		return
 	}
 	q.backend = q.route.backend
-	if c := q.route.canary; c != nil && len(c.backend.endpoints) > 0 && c.takes(q.in, rand.IntN) {
+	if c := q.route.canary; c != nil && len(c.backend.endpoints) > 0 && q.takesCanary(c) {
 		q.backend = c.backend
 	}
 	if len(q.backend.endpoints) == 0 && o.fallback != nil && !o.intercept[http.StatusServiceUnavailable] {
-		q.backend = o.fallback
+		q.backend, q.standsIn = o.fallback, true
 	}
 	if len(q.backend.endpoints) == 0 {
 		q.unavailable.Add(1)
@@ -250,6 +257,15 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	o.path.apply(q, out.URL)
 	h := out.Header
 	q.forwarded(h)
+	if o.originalURI {
+		h.Set("X-Original-Uri", in.URL.RequestURI())
+	}
+	if o.basic != nil {
+		h.Del("Authorization") // it was for us
+	}
+	if q.standsIn {
+		q.explain(h, http.StatusServiceUnavailable)
+	}
 	if o.rewrite != "" && o.prefix != "" {
 		h.Set("X-Forwarded-Prefix", o.prefix)
 	}
@@ -257,7 +273,7 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 		out.Host = o.host.String(q)
 	}
 	if o.client != nil {
-		o.client.tell(in, h)
+		o.client.tell(in, q.unverified, h)
 	}
 	for name, v := range q.granted {
 		if h.Del(name); len(v) > 0 {
@@ -320,6 +336,11 @@ func (q *request) complete(answer *http.Response) {
 		answer.Body, answer.ContentLength, answer.Trailer = page.Body, page.ContentLength, nil
 	}
 	h := answer.Header
+	for _, name := range o.hidden {
+		h.Del(name)
+	}
+	o.location.applyTo(h)
+	o.cookies.apply(h)
 	for name, v := range o.responseHeaders {
 		h[name] = v
 	}
@@ -330,8 +351,10 @@ func (q *request) complete(answer *http.Response) {
 	if o.cors != nil {
 		o.cors.set(q.in, h)
 	}
-	for _, c := range q.cookies {
-		h.Add("Set-Cookie", c)
+	if o.auth != nil && o.auth.shows(answer.StatusCode) {
+		for _, c := range q.cookies {
+			h.Add("Set-Cookie", c)
+		}
 	}
 	if o.sticky != nil && q.endpoint != nil {
 		o.sticky.set(q, q.backend, q.endpoint, h)

@@ -11,7 +11,7 @@ import (
 // they are there or not: all that has to be read of an API server.
 func References(st *kube.State) (secrets, configMaps []kube.Name) {
 	configMaps = slices.Clone(controllerConfigs)
-	fields := []string{"add-headers", "proxy-set-headers", "custom-headers"}
+	fields := []string{"add-headers", "proxy-set-headers", "custom-headers", "auth-proxy-set-headers"}
 	for _, of := range controllerConfigs {
 		if m := st.ConfigMaps[of]; m != nil {
 			for _, key := range fields {

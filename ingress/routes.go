@@ -42,6 +42,8 @@ type Routes struct {
 	passthrough map[string]*backend // by name: TLS is the endpoints'
 	asksClients map[string]bool     // names whose clients are asked for a certificate
 	pods        map[netip.Addr]string
+	believed    []netip.Prefix // clients whose X-Forwarded-* count, besides Config.TrustedProxies
+	blocked     blocked
 
 	source // of compile.go: what it was made from
 }
@@ -54,6 +56,7 @@ type host struct {
 	depth    int               // elements of the longest prefix
 	fallback *route            // nil: that of the Routes
 	patterns []*route          // where paths are regular expressions, in order; nil: they are not
+	root     *route            // of "/" whatever the rules: app-root; nil: none
 	regexes  []*route          // between exact paths and prefixes, in order; of HTTPRoutes
 }
 
@@ -81,6 +84,8 @@ type route struct {
 	kind    kind
 
 	tls     bool // any host has TLS, as spec.tls lists none
+	clear   bool // not redirected to HTTPS: no-tls-redirect-locations
+	open    bool // nobody is asked for a password or by auth-url: no-auth-locations
 	options *options
 	backend *backend
 	canary  *canary        // nil: none
@@ -129,6 +134,9 @@ func (r *Routes) host(name string) *host {
 // match returns the route of a path that a rule names. The request is asked
 // where rules have conditions besides the path: those of Ingresses have none.
 func (h *host) match(path string, in *http.Request) *route {
+	if h.root != nil && path == "/" {
+		return h.root
+	}
 	if h.patterns != nil {
 		plain := decoded(path)
 		for _, r := range h.patterns {
@@ -273,7 +281,7 @@ func (r *Routes) hosts() func(yield func(*host) bool) {
 
 // redirects reports whether a plain HTTP request for this host is sent to HTTPS.
 func (r *Routes) redirects(rt *route, hostname string) bool {
-	return rt.options.forceSSL || rt.options.sslRedirect && r.encrypts(rt, hostname)
+	return !rt.clear && (rt.options.forceSSL || rt.options.sslRedirect && r.encrypts(rt, hostname))
 }
 
 // asks reports whether clients of a host are asked for a certificate.

@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -137,17 +138,24 @@ func (s *Server) transport(e *endpoint) *http.Transport {
 	if t := e.pool.Load(); t != nil {
 		return t
 	}
-	e.pool.CompareAndSwap(nil, s.newPool(e.poolKey))
+	e.pool.CompareAndSwap(nil, s.newPool(e.poolKey, netip.Addr{}))
 	return e.pool.Load()
 }
 
-// newPool makes the connections to one endpoint, none yet.
-func (s *Server) newPool(k poolKey) *http.Transport {
+// newPool makes the connections to one endpoint, none yet; from the address of a
+// client if there is one.
+func (s *Server) newPool(k poolKey, client netip.Addr) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, cmp.Or(k.wire.connect, s.cfg.DialTimeout))
 			defer cancel()
-			c, err := s.dial(ctx, network, k)
+			dial := s.dial
+			if client.IsValid() {
+				dial = func(ctx context.Context, _ string, k poolKey) (net.Conn, error) {
+					return s.cfg.DialAs(ctx, client, k.addr)
+				}
+			}
+			c, err := dial(ctx, network, k)
 			if err != nil {
 				return nil, &dialError{err}
 			}
@@ -208,8 +216,12 @@ func (k tlsKey) config() *tls.Config {
 			if k.names != "" {
 				name = ""
 			}
-			if _, err := leaf.Verify(x509.VerifyOptions{Roots: k.roots, Intermediates: between, DNSName: name}); err != nil {
+			chains, err := leaf.Verify(x509.VerifyOptions{Roots: k.roots, Intermediates: between, DNSName: name})
+			if err != nil {
 				return err
+			}
+			if k.depth > 0 && !withinDepth(chains, k.depth) {
+				return errors.New("the certificate's chain is longer than proxy-ssl-verify-depth")
 			}
 			return hasName(leaf, k.names)
 		}

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +26,37 @@ func (q *request) ask(ctx context.Context, b *backend, out *http.Request) (*http
 	out.URL.Scheme, out.URL.Host = e.scheme(), e.String()
 	return q.transport(e).RoundTrip(out.WithContext(ctx))
 }
+
+// ask sends a request to where a URL leads: a backend, or a host of our own, whose
+// rules answer it as they would answer a client.
+func (r *remote) ask(ctx context.Context, q *request, out *http.Request) (*http.Response, error) {
+	if r.backend != nil {
+		return q.ask(ctx, r.backend, out)
+	}
+	if q.in.Context().Value(asideKey{}) != nil {
+		return nil, fmt.Errorf("%s leads back here", out.Host)
+	}
+	if out.URL.Scheme = "http"; r.encrypted {
+		out.TLS = &tls.ConnectionState{ServerName: matchHost(out.Host)}
+	}
+	ctx = context.WithValue(ctx, encryptedKey{}, nil)
+	for _, key := range []any{entranceKey{}, http.LocalAddrContextKey} {
+		ctx = context.WithValue(ctx, key, q.in.Context().Value(key))
+	}
+	out = out.WithContext(context.WithValue(ctx, asideKey{}, true))
+	out.RemoteAddr, out.RequestURI, out.Body = q.in.RemoteAddr, out.URL.RequestURI(), http.NoBody
+	answer := &unread{held{header: http.Header{}}}
+	q.serve(answer, out)
+	return &http.Response{StatusCode: cmp.Or(answer.status, http.StatusOK), Header: answer.header, Body: http.NoBody}, nil
+}
+
+// unread is an answer whose body nobody wants.
+type unread struct{ held }
+
+func (u *unread) Write(p []byte) (int, error) { return len(p), nil }
+
+// asideKey marks the context of a request that another one causes.
+type asideKey struct{}
 
 // copied is a request like the client's, without what is between client and us.
 func (q *request) copied(method string, r *remote) (*http.Request, error) {
@@ -56,69 +87,6 @@ func removeHopByHop(h http.Header) {
 }
 
 var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
-
-// authRequest is auth-url: a Service is asked whether a request may pass.
-type authRequest struct {
-	*remote
-	method   string
-	redirect template // what the Service is told as X-Auth-Request-Redirect
-	signin   template // where clients without are sent
-	param    string   // of signin: where they wanted to go
-	fields   []string // of the Service's answer, for the endpoint
-}
-
-func (a *authRequest) admits(q *request, w http.ResponseWriter) bool {
-	out, err := q.copied(a.method, a.remote)
-	var answer *http.Response
-	if err == nil {
-		h := out.Header
-		h.Del("Content-Length")
-		h.Set("X-Original-Url", q.scheme()+"://"+q.in.Host+q.in.URL.RequestURI())
-		h.Set("X-Original-Method", q.in.Method)
-		h.Set("X-Auth-Request-Redirect", q.in.URL.RequestURI())
-		if a.redirect != nil {
-			h.Set("X-Auth-Request-Redirect", a.redirect.String(q))
-		}
-		ctx, cancel := context.WithTimeout(q.in.Context(), q.cfg.AnswerTimeout)
-		defer cancel()
-		answer, err = q.ask(ctx, a.backend, out)
-	}
-	if err != nil {
-		q.page(w, http.StatusInternalServerError, fmt.Errorf("auth-url: %w", err))
-		return false
-	}
-	defer answer.Body.Close()
-	io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10))
-	switch s := answer.StatusCode; {
-	case s >= 200 && s < 300:
-		q.granted = http.Header{}
-		for _, name := range a.fields {
-			q.granted[name] = answer.Header.Values(name)
-		}
-		q.cookies = answer.Header["Set-Cookie"]
-		return true
-	case s == http.StatusUnauthorized && a.signin != nil:
-		to := a.signin.String(q)
-		if u, err := url.Parse(to); err == nil && !u.Query().Has(a.param) {
-			sep := "?"
-			if u.RawQuery != "" {
-				sep = "&"
-			}
-			to += sep + a.param + "=" + url.QueryEscape(q.scheme()+"://"+q.in.Host+q.in.URL.RequestURI())
-		}
-		w.Header()["Set-Cookie"] = answer.Header["Set-Cookie"]
-		w.Header().Set("Location", to)
-		w.WriteHeader(http.StatusFound)
-	case s == http.StatusUnauthorized || s == http.StatusForbidden:
-		if v := answer.Header["Www-Authenticate"]; v != nil {
-			w.Header()["Www-Authenticate"] = v
-		}
-		q.page(w, s, fmt.Errorf("auth-url answered %d", s))
-	default:
-		q.page(w, http.StatusInternalServerError, fmt.Errorf("auth-url answered %d", s))
-	}
-	return false
-}
 
 // mirror sends copies of requests to another Service; nobody reads the answers.
 type mirror struct {
@@ -181,30 +149,48 @@ func (m *mirror) copy(q *request) {
 	})
 }
 
-// errorPage asks the default backend for the page of a status that is
-// intercepted; nil if it has none to give.
+// errorPage asks the default backend, the Ingress's or that of all, for the page
+// of a status that is intercepted; nil if it has none to give.
 func (q *request) errorPage(status int) *http.Response {
 	o := q.route.options
-	if !o.intercept[status] || q.intercepted || o.fallback == nil {
+	b := o.fallback
+	if all := q.live.fallback; b == nil && all != nil && all.of != "" {
+		b = all.backend
+	}
+	if !o.intercept[status] || q.intercepted || b == nil {
 		return nil
 	}
 	q.intercepted = true
 	out, _ := http.NewRequest(http.MethodGet, "http://"+q.host+"/", nil)
-	format := q.in.Header.Get("Accept")
-	out.Host = q.in.Host
-	for name, v := range map[string]string{
-		"X-Code": strconv.Itoa(status), "X-Format": format, "X-Original-Uri": q.in.URL.RequestURI(),
-		"X-Namespace": q.route.ingress.Namespace, "X-Ingress-Name": q.route.ingress.Name,
-		"X-Service-Name": q.route.backend.service.Name, "X-Service-Port": q.route.backend.port, "X-Request-Id": q.id(),
-	} {
-		out.Header.Set(name, v)
+	out.Host, out.Header = q.in.Host, q.in.Header.Clone()
+	removeHopByHop(out.Header)
+	for _, name := range ofThisRequest {
+		out.Header.Del(name)
 	}
-	answer, err := q.ask(q.in.Context(), o.fallback, out)
+	q.forwarded(out.Header)
+	q.explain(out.Header, status)
+	out.Header.Set("X-Original-Uri", q.in.URL.RequestURI())
+	answer, err := q.ask(q.in.Context(), b, out)
 	if err != nil {
 		return nil
 	}
 	removeHopByHop(answer.Header)
 	return answer
+}
+
+// ofThisRequest are fields about a body, or a copy, that the page has not got.
+var ofThisRequest = []string{
+	"Content-Length", "Content-Type", "Content-Encoding", "Expect", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
+}
+
+// explain says to a default backend why it is asked.
+func (q *request) explain(h http.Header, status int) {
+	for name, v := range map[string]string{
+		"X-Code": strconv.Itoa(status), "X-Format": q.in.Header.Get("Accept"), "X-Namespace": q.route.ingress.Namespace, "X-Ingress-Name": q.route.ingress.Name,
+		"X-Service-Name": q.route.backend.service.Name, "X-Service-Port": q.route.backend.port, "X-Request-Id": q.id(),
+	} {
+		h.Set(name, v)
+	}
 }
 
 // write answers with what errorPage returned.

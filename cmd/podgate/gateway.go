@@ -364,7 +364,7 @@ func (g *gateway) dnsConfig(upstreams []netip.AddrPort) dns.Config {
 }
 
 func (g *gateway) ingressConfig(own addrs) ingress.Config {
-	return ingress.Config{Dial: g.dialFrom(own.ingress), DialOut: g.dialOut(own.ingress), DefaultBackend: g.cfg.IngressDefault, TrustedProxies: g.cfg.Trusted, Log: g.log, Gateway: g.cfg.gatewayConfig(own)}
+	return ingress.Config{Dial: g.dialFrom(own.ingress), DialAs: g.dialAs(own.ingress), DialOut: g.dialOut(own.ingress), DefaultBackend: g.cfg.IngressDefault, TrustedProxies: g.cfg.Trusted, Log: g.log, Gateway: g.cfg.gatewayConfig(own)}
 }
 
 // dialFrom dials into the cluster with one of the gateway's own addresses.
@@ -380,6 +380,17 @@ func (g *gateway) dialFrom(from []netip.Addr) func(context.Context, string, stri
 			}
 		}
 		return nil, fmt.Errorf("dial %s: no address of that family", addr)
+	}
+}
+
+// dialAs dials into the cluster with a client's address, where it can be answered.
+func (g *gateway) dialAs(from []netip.Addr) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
+	dial := g.dialFrom(from)
+	return func(ctx context.Context, client netip.Addr, to netip.AddrPort) (net.Conn, error) {
+		if g.local.Answers(to.Addr(), client) {
+			return g.local.DialTCP(ctx, netip.AddrPortFrom(client, 0), to)
+		}
+		return dial(ctx, "tcp", to.String())
 	}
 }
 

@@ -342,6 +342,11 @@ func awaitProxy(ctx context.Context, host *hostConn) (src, dst netip.AddrPort, e
 	return src, dst, err
 }
 
+// Answers reports whether what is at target can answer a client at its own address.
+func (s *Stack) Answers(target, client netip.Addr) bool {
+	return s.pub.source(netip.AddrPortFrom(client, 0), netip.AddrPortFrom(target, 0)).IsValid()
+}
+
 // source is the client where the cluster can answer it, or zero for the node
 // address.
 func (p *publisher) source(client, target netip.AddrPort) netip.AddrPort {
