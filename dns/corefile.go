@@ -25,6 +25,7 @@ type Corefile struct {
 	blocks []block
 	kube   *kubeOptions // of the kubernetes directive; nil: there is none
 	http   HTTPPorts
+	lame   time.Duration // lameduck of the health directive
 }
 
 // block is what happens to the names of some zones.

@@ -87,7 +87,7 @@ func TestCorefileProblemsNameTheLine(t *testing.T) {
 		{".:53 {\n  errors", "Corefile line 2: a closing brace is missing"},
 		{".:53 {\n  health localhost\n}", "Corefile line 2: health: an address such as :8080 is expected"},
 		{".:53 {\n  ready 127.0.0.1:8181\n}", "Corefile line 2: ready: port 8181 is served at the DNS server's own address, not at 127.0.0.1"},
-		{".:53 {\n  health {\n lameduck soon\n }\n}", "Corefile line 3: health: lameduck is a duration such as 5s"},
+		{".:53 {\n  health {\n lameduck soon\n }\n}", "Corefile line 3: health: lameduck is a duration such as 5s, at most 45s"},
 		{".:53 {\n  prometheus :9153 {\n runtime_metrics\n }\n}", "Corefile line 3: prometheus: option runtime_metrics is not supported and does nothing"},
 		{".:53 {\n  rewrite class ANY IN\n}", "Corefile line 2: rewrite: only names are rewritten: `rewrite [stop|continue] name [exact|prefix|suffix|substring|regex] FROM TO [answer auto]`"},
 		{".:53 {\n  hosts {\n    one two\n  }\n}", `Corefile line 3: hosts: "one two" is not an address with names`},

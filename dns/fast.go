@@ -90,6 +90,7 @@ func (r *Responder) Answer(out, wire []byte, client netip.Addr) int {
 	}
 	r.s.requests.Add(1)
 	r.s.fast.Add(1)
+	r.s.measures.add(true, len(wire), n, 0)
 	maker := byCache
 	if !cached {
 		r.s.local.Add(1)

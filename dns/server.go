@@ -35,10 +35,13 @@ type Server struct {
 
 	requests, local, fast, refused, malformed, autopathed atomic.Uint64
 
-	tally   tally
-	clients clients
-	misses  misses
-	cookies cookieSecret
+	tally    tally
+	measures measures
+	clients  clients
+	misses   misses
+	cookies  cookieSecret
+
+	retired atomic.Bool
 
 	mu     sync.Mutex
 	open   map[io.Closer]struct{}
@@ -124,21 +127,21 @@ func (s *Server) readUDP(pc net.PacketConn) error {
 		if err != nil {
 			return s.ended(err)
 		}
-		client := addrOf(from)
+		client, start := addrOf(from), time.Now()
 		if k := fast.Answer(out, in[:n], client); k > 0 {
 			pc.WriteTo(out[:k], from)
 			continue
 		}
+		send := func(answer []byte) {
+			s.told(client, answer)
+			s.measures.add(true, n, len(answer), time.Since(start))
+			pc.WriteTo(answer, from)
+		}
 		answer, later := s.respond(client, in[:n], out, true)
 		if later != nil {
-			s.wait(func() {
-				answer := later()
-				s.told(client, answer)
-				pc.WriteTo(answer, from)
-			})
+			s.wait(func() { send(later()) })
 		} else if answer != nil {
-			s.told(client, answer)
-			pc.WriteTo(answer, from)
+			send(answer)
 		}
 	}
 }
@@ -189,10 +192,11 @@ func (s *Server) ServeTCP(l net.Listener) error {
 func (s *Server) serveConn(c net.Conn) {
 	client := addrOf(c.RemoteAddr())
 	var mu sync.Mutex // one answer at a time
-	write := func(answer []byte) {
+	write := func(answer []byte, asked int, start time.Time) {
 		mu.Lock()
 		defer mu.Unlock()
 		s.told(client, answer)
+		s.measures.add(false, asked, len(answer), time.Since(start))
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		framed := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
 		if _, err := c.Write(append(framed, answer...)); err != nil {
@@ -211,14 +215,15 @@ func (s *Server) serveConn(c net.Conn) {
 		if _, err := io.ReadFull(c, in[:n]); err != nil {
 			return
 		}
+		start := time.Now()
 		answer, later := s.respond(client, in[:n], out, false)
 		if later != nil {
 			waiting.Add(1)
-			if !s.wait(func() { defer waiting.Done(); write(later()) }) {
+			if !s.wait(func() { defer waiting.Done(); write(later(), int(n), start) }) {
 				return
 			}
 		} else if answer != nil {
-			write(answer)
+			write(answer, int(n), start)
 		}
 	}
 }

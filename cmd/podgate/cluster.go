@@ -96,9 +96,10 @@ func runGateway(ctx context.Context, name string, cfg config, from map[string]or
 	select {
 	case <-stopped:
 		c.ready.Store(false)
-		log.Info("told to stop; serving on", "for", cfg.Drain)
+		drain := max(cfg.Drain, g.retire())
+		log.Info("told to stop; serving on", "for", drain)
 		select {
-		case <-time.After(cfg.Drain):
+		case <-time.After(drain):
 		case <-signals:
 		case <-g.quit:
 		}

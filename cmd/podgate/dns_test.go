@@ -314,6 +314,29 @@ func appliedCorefile(s *shell) {
 	}
 }
 
+// While the health directive's lameduck lasts, names are answered and /ready says no.
+func TestLameduckPutsTheEndOff(t *testing.T) {
+	nstest.Need(t, "dig", "curl")
+	file := write(t, "Corefile", ".:53 {\n health {\n lameduck 40s\n }\n ready\n hosts {\n 192.0.2.10 gate.example\n }\n}\n")
+	s := newShell(t)
+	s.up("--set ingress.http= --set ingress.https= --set dns.corefile=" + file + " " + write(t, "app.yaml", goodPod))
+	pid, end := s.status().PID, make(chan result)
+	go func() { end <- s.run("podgate down") }()
+	until(t, "it is not ready any more", func() bool {
+		return s.must("podgate exec ok -- curl -s -m 20 -o /dev/null -w %{http_code} http://10.244.0.2:8181/ready") == "503"
+	})
+	if got := s.must("podgate exec ok -- dig +short gate.example"); got != "192.0.2.10\n" {
+		t.Errorf("a name: got %q", got)
+	}
+	if got := s.must("podgate exec ok -- curl -s -m 20 http://10.244.0.2:8080/health"); got != "OK" {
+		t.Errorf("health: got %q", got)
+	}
+	s.must(fmt.Sprint("kill ", pid)) // has had enough
+	if r := <-end; r.code != 0 {
+		t.Errorf("down: %+v", r)
+	}
+}
+
 // The file of dns.corefile is read again when it changes, and a broken one says so.
 func TestCorefileFileIsFollowed(t *testing.T) {
 	nstest.Need(t, "dig")

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -61,4 +62,25 @@ func (h *dnsHTTP) end() {
 func (h *dnsHTTP) close() {
 	h.end()
 	h.wg.Wait()
+}
+
+// retire has DNS's /ready send askers elsewhere, and returns for how long, says the
+// Corefile's health directive, they are to be answered still.
+func (g *gateway) retire() time.Duration {
+	g.dns.Retire()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.compiled.corefile.Lameduck()
+}
+
+// lameduck lets everything go on for as long as the Corefile wants, or until
+// another signal.
+func (g *gateway) lameduck(signals <-chan os.Signal) {
+	if d := g.retire(); d > 0 && g.failure() == nil {
+		g.log.Info("names are answered a while longer", "lameduck", d)
+		select {
+		case <-signals:
+		case <-time.After(d):
+		}
+	}
 }

@@ -110,6 +110,7 @@ func upForeground(cmd *cobra.Command, name string, args []string) error {
 		g.summary(cmd.OutOrStdout())
 		say("Ctrl-C takes everything down.")
 		<-ctx.Done()
+		g.lameduck(signals)
 	}
 	say("taking everything down")
 	return g.failure()
@@ -219,6 +220,7 @@ func upDetached(cmd *cobra.Command, name string, args []string) error {
 	tell.Encode(report{Ready: true})
 	pipe.Close()
 	<-ctx.Done()
+	g.lameduck(signals)
 	return g.failure()
 }
 
