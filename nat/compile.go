@@ -29,6 +29,7 @@ import (
 // inputs are what a Table was made from.
 type inputs struct {
 	node, zone string
+	pending    bool // load balancers without an address are no problem
 	services   map[kube.Name]*corev1.Service
 	slices     kube.Map[kube.Name, *discoveryv1.EndpointSlice]
 	pods       map[kube.Name]*corev1.Pod
@@ -66,6 +67,7 @@ func Compile(prev *Table, st *kube.State, cfg Config) (*Table, []kube.Problem) {
 		from:      prev.made,
 		inputs: inputs{
 			node:      cfg.NodeName,
+			pending:   cfg.Pending,
 			services:  st.Services,
 			slices:    st.EndpointSlices,
 			pods:      st.Pods,
@@ -181,7 +183,7 @@ func (t *Table) compile(o owner, old *Service) *Service {
 	}
 	c := compiler{
 		Service: &Service{Name: o.Name, born: svc.CreationTimestamp.Unix()},
-		old:     old, node: t.inputs.node, zone: t.inputs.zone, slices: t.inputs.byService.Get(o.Name),
+		old:     old, node: t.inputs.node, zone: t.inputs.zone, pending: t.inputs.pending, slices: t.inputs.byService.Get(o.Name),
 	}
 	c.compile(svc)
 	if len(c.Ports) == 0 && len(c.problems) == 0 {
@@ -195,6 +197,7 @@ type compiler struct {
 	*Service
 	old        *Service // or nil
 	node, zone string
+	pending    bool
 	slices     []*discoveryv1.EndpointSlice
 }
 
@@ -216,7 +219,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 		external = c.addr(external, fmt.Sprintf("spec.externalIPs[%d]", i), s)
 	}
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		if len(svc.Status.LoadBalancer.Ingress) == 0 {
+		if len(svc.Status.LoadBalancer.Ingress) == 0 && !c.pending {
 			c.problem("status.loadBalancer", "the load balancer has no address: the ranges for them are full, or spec.loadBalancerIP %q is taken or not in one", svc.Spec.LoadBalancerIP)
 		}
 		for i, in := range svc.Status.LoadBalancer.Ingress {

@@ -27,6 +27,10 @@ type Config struct {
 	// name no hostIP, and for load balancers whose status names no address that
 	// the host could listen on. A family without any: its loopback address.
 	HostIPs []netip.Addr
+
+	// Pending load balancers are no problem: somebody else gives them addresses,
+	// later.
+	Pending bool
 }
 
 // Backend is one endpoint that a Service port may choose. Backends are shared

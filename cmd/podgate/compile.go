@@ -72,6 +72,7 @@ func (g *gateway) compile(st *kube.State) bool {
 	var problems [3][]kube.Problem
 	next.services, problems[0] = nat.Compile(prev.services, st, nat.Config{
 		NodeName: g.cfg.Kube.NodeName, NodeAddrs: slices.Concat(g.nodeAddrs(), g.uplink.own()), ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, HostIPs: []netip.Addr{g.cfg.PublishAddr},
+		Pending: g.cluster != nil,
 	})
 	next.policies, problems[1] = policy.Compile(prev.policies, st, g.policyConfig())
 	segments, routes := stack.SegmentsOf(st)
