@@ -15,7 +15,9 @@ package kube
 //
 // A pod of this node has the addresses that it was attached with, also before its
 // status says so, so that policies and Services know it from its first packet on.
-// One that was attached and is not in the API has a stand-in too.
+// One that was attached and is not in the API has a stand-in too. So have the front
+// doors of the other nodes' gateways: what comes through them to a pod here comes
+// from a pod of podgate-system, to policies, whichever node it came in at.
 
 import (
 	"maps"
@@ -126,13 +128,19 @@ func (s *Store) copy(o API) {
 		return
 	}
 	o.GetObjectKind().SetGroupVersionKind(kindOf(o).gvk())
-	if pod, ok := o.(*corev1.Pod); ok {
-		s.lendAddresses(pod)
+	switch o := o.(type) {
+	case *corev1.Pod:
+		s.lendAddresses(o)
+	case *corev1.Node:
+		s.meetDoor(o)
 	}
 	shelf.put(k.name, o)
 }
 
 func (s *Store) drop(k key) {
+	if k.kind == "Node" {
+		s.forgetDoor(k.name.Name)
+	}
 	shelf := s.shelf(k.kind)
 	if own := s.replica.own[k]; own != nil {
 		if old, _ := shelf.get(k.name); old != own {
@@ -154,6 +162,46 @@ func (s *Store) Copies(kind string) (all []API) {
 		}
 	}
 	return all
+}
+
+// meetDoor has the front door of another node's gateway be known as a pod.
+func (s *Store) meetDoor(node *corev1.Node) {
+	if node.Name == s.cfg.NodeName {
+		return
+	}
+	var ips []corev1.PodIP
+	for _, text := range node.Spec.PodCIDRs {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			ips = append(ips, corev1.PodIP{IP: nth(p, IngressOffset).String()})
+		}
+	}
+	if old, ok := s.replica.own[doorOf(node.Name)].(*corev1.Pod); ok && slices.Equal(old.Status.PodIPs, ips) {
+		return
+	}
+	s.forgetDoor(node.Name)
+	if len(ips) == 0 {
+		return
+	}
+	door := s.ingressPod()
+	door.Name, door.Annotations = doorOf(node.Name).name.Name, nil
+	door.Spec.NodeName = node.Name
+	door.Status.PodIPs, door.Status.PodIP = ips, ips[0].IP
+	s.standIn(door)
+}
+
+func doorOf(node string) key {
+	return key{"Pod", Name{builtinIngress.Namespace, builtinIngress.Name + "-" + node}}
+}
+
+// forgetDoor is meetDoor undone.
+func (s *Store) forgetDoor(node string) {
+	k := doorOf(node)
+	if own := s.replica.own[k]; own != nil {
+		delete(s.replica.own, k)
+		if there, _ := s.shelf("Pod").get(k.name); there == own {
+			s.shelf("Pod").drop(k.name)
+		}
+	}
 }
 
 // lendAddresses gives a pod of this node the addresses it was attached with: its

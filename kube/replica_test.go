@@ -91,3 +91,34 @@ func TestReplicaAnswersDNSUntilSomebodyElseDoes(t *testing.T) {
 		t.Errorf("without a DNS Service again: got %v, want %v", got, ours)
 	}
 }
+
+func TestReplicaKnowsTheFrontDoorsOfOtherNodes(t *testing.T) {
+	s := NewReplica(Config{NodeName: "here"}, nil)
+	node := func(name, version string, cidrs ...string) API {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: version}, Spec: corev1.NodeSpec{PodCIDRs: cidrs}}
+	}
+	door := Name{"podgate-system", "podgate-ingress-there"}
+	s.Follow(Batch{Whole: map[string][]API{"Node": {node("here", "1", "10.244.0.0/24"), node("there", "1")}}})
+	if st := s.State(); st.Pods[door] != nil || st.Pods[Name{"podgate-system", "podgate-ingress-here"}] != nil {
+		t.Fatal("a node without pod ranges, or this one, has another front door")
+	}
+	s.Follow(Batch{Changed: []API{node("there", "2", "10.244.1.0/24", "fd00:10:244:1::/64")}})
+	pod := s.State().Pods[door]
+	if pod == nil {
+		t.Fatal("the front door of another node is not known")
+	}
+	if got, want := pod.Status.PodIPs, []corev1.PodIP{{IP: "10.244.1.3"}, {IP: "fd00:10:244:1::3"}}; !slices.Equal(got, want) {
+		t.Errorf("got addresses %v, want %v", got, want)
+	}
+	if got, want := pod.Labels, s.State().Pods[builtinIngress].Labels; !maps.Equal(got, want) || IsLocal(pod) {
+		t.Errorf("got labels %v of a pod that is local: %v; want %v, false", got, IsLocal(pod), want)
+	}
+	s.Follow(Batch{Changed: []API{node("there", "3", "10.244.1.0/24", "fd00:10:244:1::/64")}, Whole: map[string][]API{"Pod": nil}})
+	if s.State().Pods[door] != pod {
+		t.Error("it is another object though nothing of it changed")
+	}
+	s.Follow(Batch{Gone: []Ref{{"Node", Name{Name: "there"}}}})
+	if s.State().Pods[door] != nil {
+		t.Error("it outlived its node")
+	}
+}
