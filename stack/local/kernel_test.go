@@ -72,7 +72,7 @@ func newKernelsWith(t *testing.T, tap bool, change func(*Config)) *kernels {
 	}
 	k.pod.Route("default4", node4.String())
 	k.pod.Route("default6", node6.String())
-	awaitCarrier(t, k.pod.Netlink(), "eth0")
+	k.pod.AwaitCarrier("eth0")
 	wire(t, k.gw.Device(), ipOnly{dev}, localMAC, podMAC)
 	return k
 }
@@ -146,8 +146,11 @@ func joinInternet(t *testing.T, n *nstest.NS) {
 	check(t, netlink.LinkSetUp(up))
 	addr(host4.String() + "/24")
 	addr(host6.String() + "/64")
-	awaitCarrier(t, n.Netlink(), "eth0")
-	awaitCarrier(t, must(netlink.NewHandle())(t), "uplink")
+	n.AwaitCarrier("eth0")
+	eventually(t, func() bool {
+		l, err := netlink.LinkByName("uplink")
+		return err == nil && l.Attrs().OperState == netlink.OperUp
+	}, func() string { return "the uplink has no carrier" })
 	for _, a := range []netip.Addr{host4, host6} {
 		eventually(t, func() bool {
 			r, err := netlink.RouteGet(a.AsSlice())
@@ -166,16 +169,6 @@ func joinInternet(t *testing.T, n *nstest.NS) {
 	} {
 		check(t, n.Netlink().RouteAdd(&netlink.Route{Dst: must(netlink.ParseIPNet(dst))(t), Type: kind}))
 	}
-}
-
-// awaitCarrier waits until a link may send: until the kernel has noticed that
-// the other end is up it drops what is sent.
-func awaitCarrier(t *testing.T, h *netlink.Handle, link string) {
-	t.Helper()
-	eventually(t, func() bool {
-		l, err := h.LinkByName(link)
-		return err == nil && (l.Attrs().OperState == netlink.OperUp || l.Attrs().OperState == netlink.OperUnknown)
-	}, func() string { return link + " has no carrier" })
 }
 
 func check(t testing.TB, err error) {

@@ -124,7 +124,7 @@ func TestPublishedTCPKeepsTheClientAddress(t *testing.T) {
 			io.Copy(in, in)
 			in.Close()
 		}()
-		roundTrip(t, c, 100<<20)
+		roundTrip(t, c, 16<<20)
 	})
 }
 

@@ -49,7 +49,7 @@ func echoTCP(t testing.TB, l net.Listener) {
 func roundTrip(t testing.TB, c net.Conn, n int) {
 	t.Helper()
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	sent := sha256.New()
 	go func() {
 		src := io.LimitReader(rand.NewChaCha8([32]byte{1}), int64(n))

@@ -193,6 +193,9 @@ func (n *NS) ready(link string) bool {
 	addrs, err := n.Netlink().AddrList(l, netlink.FAMILY_V6)
 	n.check(err)
 	for _, a := range addrs {
+		if a.IP.IsLinkLocalUnicast() { // which no test gave it: it waits for duplicates
+			continue
+		}
 		routes, err := n.Netlink().RouteGet(a.IP)
 		if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
 			return false

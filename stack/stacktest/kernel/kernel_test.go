@@ -96,6 +96,7 @@ func newPod(t *testing.T, plane *stack.Plane, kind string, name kube.Name, id by
 	}, dev); err != nil {
 		t.Fatal(err)
 	}
+	p.AwaitCarrier("eth0")
 	return p
 }
 

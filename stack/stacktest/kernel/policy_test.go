@@ -3,9 +3,9 @@ package kernel
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
-
 	"slices"
 	"strings"
 	"sync"
@@ -145,9 +145,9 @@ func allProbes() (all []probe) {
 	return all
 }
 
-// connects makes a real connection. What ought to pass gets long to do so, what
+// connects says what goes wrong with a real connection. What ought to pass gets long to do so, what
 // ought not gets as long as any answer here takes, and a little more.
-func (m *matrix) connects(p probe, six, expected bool) bool {
+func (m *matrix) connects(p probe, six, expected bool) error {
 	wait := 250 * time.Millisecond
 	if expected {
 		wait = time.Minute
@@ -163,20 +163,20 @@ func (m *matrix) connects(p probe, six, expected bool) bool {
 		return nil
 	})
 	if err != nil {
-		return false
+		return err
 	}
 	defer c.Close()
 	if p.network == "tcp" {
-		return true
+		return nil
 	}
 	for end := time.Now().Add(wait); time.Now().Before(end); { // a datagram may be lost on a busy machine
 		c.Write([]byte("hello"))
 		c.SetReadDeadline(time.Now().Add(min(wait, 2*time.Second)))
 		if _, err = c.Read(make([]byte, 8)); err == nil {
-			return true
+			break
 		}
 	}
-	return false
+	return err
 }
 
 // expect probes every cell at once.
@@ -188,14 +188,16 @@ func (m *matrix) expect(name string, six bool, want func(probe) bool) {
 	for i, p := range probes {
 		wg.Go(func() {
 			expected := p.from == p.to || want(p) // a pod always reaches itself
-			if got := m.connects(p, six, expected); got != expected {
-				wrong[i] = fmt.Sprintf("%s: connects %t, want %t", p, got, expected)
+			if err := m.connects(p, six, expected); (err == nil) != expected {
+				wrong[i] = fmt.Sprintf("%s: want it to connect %t, got %v", p, expected, err)
 			}
 		})
 	}
 	wg.Wait()
 	if wrong = slices.DeleteFunc(wrong, func(s string) bool { return s == "" }); len(wrong) > 0 {
-		m.t.Errorf("%s: %d of %d wrong:\n%s", name, len(wrong), len(probes), strings.Join(wrong[:min(8, len(wrong))], "\n"))
+		counters := m.plane.Counters()
+		maps.DeleteFunc(counters, func(_ string, n uint64) bool { return n == 0 })
+		m.t.Errorf("%s: %d of %d wrong:\n%s\ncounters %v", name, len(wrong), len(probes), strings.Join(wrong[:min(8, len(wrong))], "\n"), counters)
 	}
 }
 

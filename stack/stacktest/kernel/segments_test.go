@@ -92,6 +92,7 @@ func newPodOn(t *testing.T, plane *stack.Plane, kind string, name kube.Name, net
 	if _, err := plane.Attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: mac, MTU: mtu, Addrs: []netip.Addr{ip}, Network: network}, dev); err != nil {
 		t.Fatal(err)
 	}
+	p.AwaitCarrier("eth0")
 	return p
 }
 
