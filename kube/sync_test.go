@@ -143,7 +143,7 @@ func TestWatcher(t *testing.T) {
 	go func() { ended <- w.Run(ctx) }()
 	await := func(what string, f func(*State) bool) {
 		t.Helper()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(time.Minute)
 		for !f(s.State()) {
 			select {
 			case <-changed:

@@ -354,7 +354,7 @@ func (w *world) execRaw(name string, stdin *os.File, argv ...string) (out string
 		b, _ := io.ReadAll(r)
 		text <- string(b)
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	code, err = w.rt.Exec(ctx, pod.ExecRequest{Pod: podName(name), Command: argv, Files: []*os.File{stdin, wr, wr}})
 	wr.Close()

@@ -20,7 +20,7 @@ func hurried(t *testing.T) *world {
 }
 
 func probe(h corev1.ProbeHandler) *corev1.Probe {
-	return &corev1.Probe{ProbeHandler: h, PeriodSeconds: 1, FailureThreshold: 2, TimeoutSeconds: 5}
+	return &corev1.Probe{ProbeHandler: h, PeriodSeconds: 1, FailureThreshold: 2, TimeoutSeconds: 60}
 }
 
 func httpGet(path string, port intstr.IntOrString) corev1.ProbeHandler {
