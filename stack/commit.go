@@ -33,7 +33,11 @@ func (w *worker) open(in *port, p *packet.Packet, tomb *flow.Flow) (*flow.Flow, 
 		w.drop(in, p, r)
 		return nil, nil
 	}
-	w.cookie(f).audited = w.judged(in.attachment, p.Tuple, &d)
+	if w.judged(in.attachment, p.Tuple, &d) {
+		c := *w.cookie(f)
+		c.audited = true
+		w.remember(f, c)
+	}
 	w.verdicts.allowed(w, in.attachment, p.Tuple, &d)
 	return f, &f.Orig
 }
@@ -83,13 +87,12 @@ func (w *worker) commit(q *query, d *decision) (*flow.Flow, Reason) {
 		return nil, PortLoop
 	}
 	f.Gen = w.snap.Generation
-	c := &cookie{deps: d.deps}
-	w.flows.SetDeps(f, c)
+	c := cookie{deps: d.deps, holds: w.loads.hold(&d.deps)}
 	if by != (passage{}) {
 		c.by = &by
 		by.hold()
 	}
-	w.loads.hold(c)
+	w.remember(f, c)
 	if d.service != nil && d.service.AffinityTimeout > 0 {
 		w.affinity.record(q.Src, d.service, d.backend, w.now)
 	}

@@ -30,29 +30,28 @@ func (l loads) Load(port uint64, b *nat.Backend) int {
 	return 0
 }
 
-// hold counts the conversation of c, if its Service wants that and it is not
-// counted yet.
-func (l loads) hold(c *cookie) {
-	if c.holds != nil || c.service == nil || !c.service.LeastConnections || c.backend == nil {
-		return
+// hold counts one more conversation that rests on d, if its Service wants that,
+// and returns where; else nil.
+func (l loads) hold(d *deps) *load {
+	if d.service == nil || !d.service.LeastConnections || d.backend == nil {
+		return nil
 	}
-	k := loadKey{c.service.ID, c.backend.Addr, c.backend.Port}
+	k := loadKey{d.service.ID, d.backend.Addr, d.backend.Port}
 	if l[k] == nil {
 		l[k] = &load{loadKey: k}
 	}
-	c.holds = l[k]
-	c.holds.n++
+	l[k].n++
+	return l[k]
 }
 
-// release undoes hold.
-func (l loads) release(c *cookie) {
-	if c.holds == nil {
+// release undoes hold, which returned held.
+func (l loads) release(held *load) {
+	if held == nil {
 		return
 	}
-	if c.holds.n--; c.holds.n == 0 {
-		delete(l, c.holds.loadKey)
+	if held.n--; held.n == 0 {
+		delete(l, held.loadKey)
 	}
-	c.holds = nil
 }
 
 // drain sets, or takes back, the end of a TCP conversation whose endpoint has

@@ -145,7 +145,6 @@ func (p *passage) release(last, timeout int64) {
 func (w *worker) release(f *flow.Flow) {
 	if c, ok := w.flows.Deps(f).(*cookie); ok && c.by != nil {
 		c.by.release(f.LastSeen, int64(w.cfg.MappingTimeout))
-		c.by = nil
 	}
 }
 

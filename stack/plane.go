@@ -189,6 +189,12 @@ func (p *Plane) Flows() []FlowRecord {
 	return list
 }
 
+// FlowCount is how many conversations are remembered.
+func (p *Plane) FlowCount() (n int) {
+	p.do(func(w *worker) { n = w.flows.Len() })
+	return n
+}
+
 // Drops lists the last n frames that were not forwarded (of which 1024 are
 // remembered), oldest first.
 func (p *Plane) Drops(n int) (list []DropRecord) {

@@ -15,6 +15,7 @@ import (
 func (w *worker) install(s *Snapshot) {
 	w.current.Store(s)
 	w.snap = s
+	w.cookies = nil
 }
 
 // attach gives a device a port.

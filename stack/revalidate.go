@@ -27,7 +27,8 @@ import (
 // as long as it would have: a late answer could otherwise open the conversation
 // from the other side, and so get around the policy.
 
-// cookie is what the plane remembers with a flow.
+// cookie is what the plane remembers with a flow. It is not changed: flows that
+// rest on the same share one (remember), so that it costs next to nothing.
 type cookie struct {
 	deps
 	audited bool      // noted already: see judged
@@ -38,6 +39,29 @@ type cookie struct {
 }
 
 func (w *worker) cookie(f *flow.Flow) *cookie { return w.flows.Deps(f).(*cookie) }
+
+// maxCookies is how many cookies wait to be shared. They are forgotten with each
+// snapshot, so that they keep nothing of an old one.
+const maxCookies = 4096
+
+// remember replaces the cookie of f.
+func (w *worker) remember(f *flow.Flow, c cookie) {
+	if c.by != nil || c.cut != nil { // one of a kind
+		own := c
+		w.flows.SetDeps(f, &own)
+		return
+	}
+	shared := w.cookies[c]
+	if shared == nil {
+		if w.cookies == nil || len(w.cookies) >= maxCookies {
+			w.cookies = map[cookie]*cookie{}
+		}
+		own := c // on the heap only here
+		shared = &own
+		w.cookies[c] = shared
+	}
+	w.flows.SetDeps(f, shared)
+}
 
 // standing is how a flow fares with the present snapshot.
 type standing uint8
@@ -97,15 +121,17 @@ func (w *worker) endorse(f *flow.Flow) standing {
 	switch {
 	case d.verdict == Forward && d.out.id == f.Orig.Out &&
 		d.to.Src == to.Src && d.to.Dst == to.Dst && d.to.DstPort == to.DstPort:
-		c.deps = d.deps
+		next := *c
+		next.deps = d.deps
 		f.Gen = s.Generation
-		w.loads.hold(c)
+		if c.holds == nil {
+			next.holds = w.loads.hold(&d.deps)
+		}
 		if f.Orig.Proto == packet.TCP {
-			c.drain(w.now)
+			next.drain(w.now)
 		}
-		if !c.audited {
-			c.audited = w.judged(q.port, q.Tuple, &d)
-		}
+		next.audited = c.audited || w.judged(q.port, q.Tuple, &d)
+		w.remember(f, next)
 		return endorsed
 	case d.verdict == Forward || d.reason >= ServiceNoEndpoints && d.reason <= ServiceUnallocated:
 		w.reasons[FlowMoved].add(1)
@@ -116,8 +142,9 @@ func (w *worker) endorse(f *flow.Flow) standing {
 	default:
 		w.reasons[FlowCutByRoute].add(1)
 	}
-	last := d // on the heap only here
-	c.cut = &last
+	last, ended := d, *c // on the heap only here
+	ended.cut = &last
+	w.remember(f, ended)
 	f.Gen = 0
 	return cut
 }

@@ -36,6 +36,7 @@ type worker struct {
 	ports    []*port   // by PortID; nil: none
 	byHand   []*port   // those that epoll cannot wait for
 	flows    *flow.Table
+	cookies  map[cookie]*cookie // of flows, each by what it says: see remember
 	affinity *affinity
 	loads    loads
 	mappings *mappings
@@ -99,19 +100,24 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		denials:   map[denial]*denials{},
 		answering: newAnswering(cfg),
 	}
-	over := func(f *flow.Flow) {
-		if c, ok := w.flows.Deps(f).(*cookie); ok {
-			w.loads.release(c)
-		}
-	}
 	w.flows = flow.New(flow.Config{MaxFlows: cfg.MaxFlows, PortShare: cfg.PortShare, Timeouts: cfg.Timeouts,
-		Finished: over, Removed: func(f *flow.Flow, _ flow.Cause) { over(f); w.release(f) }})
+		Finished: w.over, Removed: func(f *flow.Flow, _ flow.Cause) { w.over(f); w.release(f) }})
 	w.buffers = make([]byte, budget*link.MaxFrame)
 	for i := range w.frames {
 		w.frames[i] = w.buffer(i)
 	}
 	w.made.grow(budget * ownFrame)
 	return w
+}
+
+// over ends the count of a conversation in loads.
+func (w *worker) over(f *flow.Flow) {
+	if c, ok := w.flows.Deps(f).(*cookie); ok && c.holds != nil {
+		w.loads.release(c.holds)
+		done := *c
+		done.holds = nil
+		w.remember(f, done)
+	}
 }
 
 // buffer is the memory of the i-th frame of a batch.

@@ -44,10 +44,10 @@ type Config struct {
 	Seed uint64
 	// Removed, if not nil, is told of every flow before it is forgotten: the
 	// one place to release what was claimed for it. It must not call the
-	// table but for Deps.
+	// table but for Deps and SetDeps.
 	Removed func(*Flow, Cause)
 	// Finished, if not nil, is told of a conversation that has ended, while its
-	// flow is remembered on. It must not call the table but for Deps.
+	// flow is remembered on. It must not call the table but for Deps and SetDeps.
 	Finished func(*Flow)
 }
 
