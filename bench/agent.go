@@ -40,6 +40,7 @@ var roles = map[string]func(args []string) error{
 	"agent-load":  load,
 	"gateway":     gateway,
 	"httpd":       httpd,
+	"flows":       flowsProcess,
 
 	"services-gateway": servicesGateway,
 	"policy-gateway":   policyGateway,
@@ -112,7 +113,12 @@ func serve(args []string) error {
 		return err
 	}
 	var count atomic.Uint64
-	if o.what == "datagram" {
+	switch o.what {
+	case "segments":
+		return countSegments(o)
+	case "paced":
+		return countPaced(o)
+	case "datagram":
 		c, err := net.ListenPacket("udp", o.addr)
 		if err != nil {
 			return err
@@ -266,6 +272,10 @@ func load(args []string) error {
 		return handshakes(o)
 	case "datagram":
 		return datagrams(o)
+	case "segments":
+		return segments(o)
+	case "paced":
+		return paced(o)
 	case "probe":
 		_, err := net.DialTimeout("tcp", o.addr, o.window)
 		return err

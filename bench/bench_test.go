@@ -181,6 +181,12 @@ func TestTargetsNameWhatIsMeasured(t *testing.T) {
 					return slices.ContainsFunc(ingressLoads, func(l ingressLoad) bool { return l.metric == id })
 				}
 			}
+			if bench == "scale" {
+				names = []string{"", idleGateway.name, podsGateway.name, flowsGateway(manyFlows).name, flowsGateway(mostFlows).name, podToPod(tapKind), podToPod(tapNoUSO)}
+				known = func(id string) bool {
+					return slices.ContainsFunc(slices.Concat(scaleMetrics, udpMetrics), func(m metric) bool { return m.id == id })
+				}
+			}
 			if bench == "cni" {
 				names = []string{""}
 				for _, s := range cniSystems("") {

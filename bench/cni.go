@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -126,36 +125,11 @@ func (r *report) latest(system, metric string) float64 {
 
 // cniGateway builds the programs and starts a gateway in the node's namespace.
 func cniGateway(r *rig, node *ns.NS, dir string) error {
-	for _, program := range []string{"podgate", "podgate-cni"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, program), "./cmd/"+program)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w: %s", program, err, out)
-		}
-	}
-	manifest := filepath.Join(dir, "nothing.yaml")
-	if err := os.WriteFile(manifest, []byte("{apiVersion: v1, kind: ConfigMap, metadata: {name: nothing}}"), 0o644); err != nil {
+	if err := buildPrograms(dir, "podgate", "podgate-cni"); err != nil {
 		return err
 	}
-	cmd := node.Command(filepath.Join(dir, "podgate"), "up", manifest, "--set", "ingress.http=", "--set", "ingress.https=", "--set", "state.dir="+dir, "--set", "log.level=error")
-	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+filepath.Join(dir, "run"))
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	r.closers = append(r.closers, func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-	})
-	if _, err := out.Read(make([]byte, 1)); err != nil { // its summary
-		return fmt.Errorf("podgate up: %s", &said)
-	}
-	return nil
+	_, err := r.up(node, dir, "default", nothing)
+	return err
 }
 
 // cniSandboxes are network namespaces that files hold.

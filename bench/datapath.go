@@ -71,6 +71,9 @@ func datapath(o options) (result, error) {
 	p := o.plan()
 	rep := newReport("datapath", p, r.missing)
 	rounds(r, rep, o, p)
+	if err := rep.scale(o); err != nil {
+		return nil, err
+	}
 	rep.finish()
 	return rep, nil
 }
@@ -130,7 +133,10 @@ func (s *system) measure(m metric, p plan) (float64, error) {
 	defer client.kill()
 
 	reporter := client
-	if m.load == "stream" || m.load == "datagram" {
+	if m.load == "paced" {
+		reporter = server
+	}
+	if m.load == "stream" || m.load == "datagram" || m.load == "segments" {
 		reporter = server
 		// The client ends early only to fail, and then there is nothing to wait for.
 		go func() {

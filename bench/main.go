@@ -1,7 +1,8 @@
 // Command bench measures podgate side by side with the kernel, in one run and
 // in namespaces of its own, so that only ratios need to be believed:
 //
-//	go run ./bench datapath              the whole table, about ten minutes
+//	go run ./bench datapath              the whole table, about eight minutes
+//	go run ./bench scale                 its last part alone: memory, attachments, flows, UDP, about two minutes
 //	go run ./bench egress                the way out beside slirp4netns, pasta and gvproxy, about four minutes
 //	go run ./bench services              1 to 30,000 Services, about three minutes
 //	go run ./bench policy                0 to 10,000 NetworkPolicies, about four minutes
@@ -59,6 +60,7 @@ func (o options) wants(s *system, m metric) bool {
 // benches are the tables that can be measured, by name.
 var benches = map[string]func(options) (result, error){
 	"datapath": datapath,
+	"scale":    scale,
 	"services": services,
 	"egress":   egress,
 	"dns":      dnsBench,
@@ -108,7 +110,7 @@ func parse() (name string, o options) {
 		return err
 	})
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|egress|services|policy|dns|ingress|cni [--quick] [--check] [--out DIR] [--only PATTERN]")
+		fmt.Fprintln(fs.Output(), "usage: go run ./bench datapath|scale|egress|services|policy|dns|ingress|cni [--quick] [--check] [--out DIR] [--only PATTERN]")
 		fs.PrintDefaults()
 	}
 	fs.Parse(os.Args[1:])

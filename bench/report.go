@@ -188,6 +188,12 @@ func (r *report) print(w io.Writer) error {
 		r.Bench, m.CPU, m.CPUs, m.Kernel, m.Go, m.User, r.Started.Format("2006-01-02"), r.Rounds, r.WindowMS, r.yardstick)
 	for _, mtu := range r.mtus() {
 		fmt.Fprintln(w)
+		if mtu == 0 && len(r.figures()) > 0 {
+			if err := r.list(w); err != nil {
+				return err
+			}
+			continue
+		}
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		if mtu > 0 {
 			fmt.Fprintf(t, "MTU %d", mtu)
@@ -218,6 +224,28 @@ func (r *report) print(w io.Writer) error {
 	}
 	r.printMissing(w)
 	return nil
+}
+
+// figures are the cells that are listed, each by itself.
+func (r *report) figures() (out []*cell) {
+	for _, m := range slices.Concat(scaleMetrics, udpMetrics) {
+		for _, c := range r.Cells {
+			if c.MTU == 0 && c.Metric == m.id && slices.ContainsFunc(r.metrics, func(of metric) bool { return of.title == m.title }) {
+				out = append(out, c)
+			}
+		}
+	}
+	return out
+}
+
+// list writes a line for each figure.
+func (r *report) list(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, c := range r.figures() {
+		i := slices.IndexFunc(r.metrics, func(m metric) bool { return m.id == c.Metric })
+		fmt.Fprintf(t, "%s\t%s\t%.4g %s\n", c.System, r.metrics[i].title, c.Median, c.Unit)
+	}
+	return t.Flush()
 }
 
 func (r *report) printMissing(w io.Writer) {
@@ -257,6 +285,11 @@ func targets(bench string) ([]target, error) {
 // is not met.
 func (r *report) short(bench string) ([]string, error) {
 	ts, err := targets(bench)
+	if err == nil && bench == "datapath" {
+		var more []target
+		more, err = targets("scale")
+		ts = append(ts, more...)
+	}
 	return r.misses(ts), err
 }
 
@@ -272,7 +305,10 @@ func (r *report) misses(ts []target) (short []string) {
 		case t.To == "" && c == nil:
 			short = append(short, name+": not measured")
 		case t.To == "":
-			if c.Median > t.AtMost {
+			switch {
+			case t.AtLeast > 0 && c.Median < t.AtLeast:
+				short = append(short, fmt.Sprintf("%s: %.1f %s, wanted at least %.1f", name, c.Median, c.Unit, t.AtLeast))
+			case t.AtLeast == 0 && c.Median > t.AtMost:
 				short = append(short, fmt.Sprintf("%s: %.1f %s, wanted at most %.1f", name, c.Median, c.Unit, t.AtMost))
 			}
 		case ratio == 0:

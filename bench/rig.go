@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"podgate/stack/link"
 	"podgate/stack/link/ns"
 	"podgate/stack/packet"
@@ -225,6 +227,12 @@ func feed(mid *ns.NS, limit time.Duration, rules string, tool string, args ...st
 	return took, nil
 }
 
+// Kinds of pods' interfaces.
+const (
+	tapKind  = "TAP"
+	tapNoUSO = "TAP without USO" // the pod's kernel cuts UDP_SEGMENT up
+)
+
 func podToPod(kind string) string     { return "podgate pod to pod, " + kind }
 func podToService(kind string) string { return "podgate pod to ClusterIP, " + kind }
 
@@ -280,11 +288,15 @@ func (r *rig) podgate(kind string, mtu int) error {
 
 // eth0 makes a pod's interface and returns the gateway's descriptor for it.
 func (r *rig) eth0(host *ns.NS, kind string, mtu int) (fd int, err error) {
-	if kind == "TAP" {
+	if kind != "veth" {
 		err = host.Do(func() error {
 			fd, err = link.CreateTAP("eth0", mtu)
 			return err
 		})
+		if err == nil && kind == tapNoUSO {
+			const csumAndTSO = 0xf // of TUN_F_*
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, csumAndTSO)
+		}
 		return fd, err
 	}
 	outside, err := r.ns("outside")
@@ -358,10 +370,10 @@ func (p podSpec) mac() packet.MAC {
 }
 
 func (p podSpec) open(fd int) (link.Device, error) {
-	if p.Kind == "TAP" {
-		return link.OpenTAPFD(fd, p.Name)
+	if p.Kind == "veth" {
+		return link.OpenVethFD(fd, p.Name)
 	}
-	return link.OpenVethFD(fd, p.Name)
+	return link.OpenTAPFD(fd, p.Name)
 }
 
 // scratch makes a directory for a run's files, which also goes when the run is

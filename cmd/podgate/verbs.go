@@ -126,7 +126,7 @@ func (g *gateway) status() control.Status {
 	defer g.mu.Unlock()
 	st := control.Status{
 		Instance: g.name, Version: version(), PID: os.Getpid(), Started: g.started, Rootless: os.Getuid() != 0, Attach: g.nicKind,
-		Listeners: slices.Clone(g.listeners), Counters: map[string]uint64{}, Resident: residentBytes(), Flows: len(g.plane.Flows()),
+		Listeners: slices.Clone(g.listeners), Counters: map[string]uint64{}, Resident: residentBytes(), Flows: g.plane.FlowCount(),
 	}
 	if g.cluster != nil {
 		st.Cluster = g.cluster.status()
