@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -41,6 +42,12 @@ func validateService(o *corev1.Service) (errs field.ErrorList) {
 	}
 	errs = append(errs, validateTrafficPolicies(s, spec)...)
 
+	const kubelet = 10250
+	for i, p := range s.Ports {
+		if s.Type == corev1.ServiceTypeLoadBalancer && p.Port == kubelet {
+			errs = append(errs, field.Invalid(spec.Child("ports").Index(i).Child("port"), p.Port, fmt.Sprintf("may not expose port %d externally since it is used by kubelet", kubelet)))
+		}
+	}
 	onlyLoadBalancers := "may only be used when `type` is 'LoadBalancer'"
 	if s.Type != corev1.ServiceTypeLoadBalancer {
 		if s.AllocateLoadBalancerNodePorts != nil {
@@ -54,7 +61,7 @@ func validateService(o *corev1.Service) (errs field.ErrorList) {
 		}
 	}
 	for i, r := range s.LoadBalancerSourceRanges {
-		if _, err := netip.ParsePrefix(r); err != nil {
+		if _, err := netip.ParsePrefix(strings.TrimSpace(r)); err != nil { // the API lets these have spaces around
 			errs = append(errs, field.Invalid(spec.Child("loadBalancerSourceRanges").Index(i), r, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"))
 		}
 	}

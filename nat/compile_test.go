@@ -134,6 +134,15 @@ func TestFields(t *testing.T) {
 		}), two}, []want{
 			{dst: "198.51.100.7:80", gets: "not-service"},
 		}},
+		{"status.loadBalancer.ingress.hostname", []func(*world){svc(balancer(30080, "198.51.100.7"), func(s *corev1.Service) {
+			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{Hostname: "lb.example.com"})
+		}), two}, []want{
+			{dst: "198.51.100.7:80", gets: both},
+		}},
+		{"spec.allocateLoadBalancerNodePorts: false", []func(*world){svc(balancer(0, "198.51.100.7")), two}, []want{
+			{dst: "198.51.100.7:80", external: true, gets: both},
+			{dst: "10.244.0.1:80", gets: "not-service"},
+		}},
 		{"spec.loadBalancerSourceRanges", []func(*world){svc(balancer(30080, "198.51.100.7"), externalIP("198.51.100.8"), func(s *corev1.Service) {
 			s.Spec.LoadBalancerSourceRanges = []string{" 192.0.2.0/25", "203.0.113.0/24"}
 		}), two}, []want{
@@ -185,6 +194,12 @@ func TestFields(t *testing.T) {
 		{"ports.port of a slice: nil", []func(*world){svc(), func(w *world) { w.slice("web-1", "web", ep(a)).Ports[0].Port = nil }}, []want{
 			{dst: "10.96.0.1:80", gets: "no-endpoints"},
 		}},
+		{"ports.name of a slice, of another protocol", []func(*world){svc(), func(w *world) { w.slice("web-1", "web", ep(a)).Ports[0].Protocol = ptr(corev1.ProtocolUDP) }}, []want{
+			{dst: "10.96.0.1:80", gets: "no-endpoints"},
+		}},
+		{"ports.port that differs by slice", []func(*world){svc(), eps(ep(a)), func(w *world) { w.slice("web-2", "web", ep(b)).Ports[0].Port = ptr(int32(9090)) }}, []want{
+			{dst: "10.96.0.1:80", gets: "[" + a + ":8080 " + b + ":9090]"},
+		}},
 		{"addressType: FQDN", []func(*world){svc(), func(w *world) { w.slice("web-1", "web", ep(a)).AddressType = discoveryv1.AddressTypeFQDN }}, []want{
 			{dst: "10.96.0.1:80", gets: "no-endpoints"},
 		}},
@@ -209,6 +224,26 @@ func TestFields(t *testing.T) {
 			{dst: "10.244.0.1:30080", gets: both}, // pods are short-circuited
 			{dst: "198.51.100.7:80", gets: both},
 		}},
+		{"spec.externalTrafficPolicy: Local with spec.loadBalancerSourceRanges", []func(*world){svc(balancer(30080, "198.51.100.7"), externalLocal, func(s *corev1.Service) {
+			s.Spec.LoadBalancerSourceRanges = []string{"203.0.113.0/24"}
+		}), eps(ep(a), ep(b, elsewhere))}, []want{
+			{dst: "198.51.100.7:80", external: true, gets: "not-allowed"},
+			{dst: "10.244.0.1:30080", external: true, gets: onlyA},
+			{dst: "10.96.0.1:80", gets: both},
+		}},
+		{"spec.externalTrafficPolicy: Local, only terminating here", []func(*world){svc(nodePort(30080), externalLocal), eps(ep(a, leaving), ep(b, elsewhere))}, []want{
+			{dst: "10.244.0.1:30080", external: true, gets: onlyA},
+			{dst: "10.244.0.1:30080", gets: onlyB},
+		}},
+		{"spec.externalTrafficPolicy: Local at spec.externalIPs", []func(*world){svc(externalIP("198.51.100.7"), externalLocal), eps(ep(b, elsewhere))}, []want{
+			{dst: "198.51.100.7:80", external: true, gets: "no-local"},
+			{dst: "198.51.100.7:80", gets: onlyB},
+		}},
+		{"both traffic policies: Local", []func(*world){svc(nodePort(30080), externalLocal, internalLocal), eps(ep(b, elsewhere))}, []want{
+			{dst: "10.96.0.1:80", gets: "no-local"},
+			{dst: "10.244.0.1:30080", external: true, gets: "no-local"},
+			{dst: "10.244.0.1:30080", gets: onlyB}, // pods are short-circuited to the whole Service
+		}},
 		{"spec.externalTrafficPolicy: Local, nobody here", []func(*world){svc(nodePort(30080), externalLocal), eps(ep(b, elsewhere))}, []want{
 			{dst: "10.244.0.1:30080", external: true, gets: "no-local"},
 			{dst: "10.244.0.1:30080", gets: onlyB},
@@ -216,6 +251,15 @@ func TestFields(t *testing.T) {
 		}},
 		{"hints.forZones", []func(*world){svc(), eps(ep(a, zones("z1")), ep(b, zones("z2")), ep(c, zones("z1", "z2")))}, []want{
 			{dst: "10.96.0.1:80", gets: "[" + a + ":8080 " + c + ":8080]"},
+		}},
+		{"hints.forZones, the node in no zone", []func(*world){svc(), eps(ep(a, zones("z1")), ep(b, zones("z2"))), func(w *world) { w.st.Nodes = nil }}, []want{
+			{dst: "10.96.0.1:80", gets: both},
+		}},
+		{"hints.forZones, one without that is not ready", []func(*world){svc(), eps(ep(a, zones("z1")), ep(b, zones("z2")), ep(c, unready))}, []want{
+			{dst: "10.96.0.1:80", gets: onlyA},
+		}},
+		{"hints.forNodes, one without", []func(*world){svc(), eps(ep(a, nodes("here"), zones("z2")), ep(b, zones("z1")))}, []want{
+			{dst: "10.96.0.1:80", gets: onlyB},
 		}},
 		{"hints.forZones, one without", []func(*world){svc(), eps(ep(a, zones("z1")), ep(b))}, []want{
 			{dst: "10.96.0.1:80", gets: both},

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"podgate/kube"
 	"podgate/nat"
 	"podgate/stack"
@@ -27,11 +29,19 @@ type shop struct {
 	ahead   atomic.Int64 // of the plane's clock, in nanoseconds
 }
 
-func newShop(t *testing.T) *shop {
+// eachShop runs f with each kind of link.
+func eachShop(t *testing.T, f func(t *testing.T, s *shop)) {
+	for _, kind := range kinds() {
+		t.Run(kind, func(t *testing.T) { f(t, newShopOn(t, kind)) })
+	}
+}
+
+func newShop(t *testing.T) *shop { return newShopOn(t, kinds()[0]) }
+
+func newShopOn(t *testing.T, kind string) *shop {
 	s := &shop{t: t, store: kube.NewStore(kube.Config{}, nil)}
 	start := time.Now()
 	s.plane = newPlane(t, func() int64 { return start.UnixNano() + int64(time.Since(start)) + s.ahead.Load() })
-	kind := kinds()[0]
 	for i, p := range []**pod{&s.a, &s.b, &s.c} {
 		*p = newPod(t, s.plane, kind, kube.Name{Namespace: "default", Name: string("abc"[i])}, byte(4+i), 1500)
 	}
@@ -224,61 +234,107 @@ func TestAffinityWithTimeoutByRealConnections(t *testing.T) {
 
 // A client with one socket follows its Service at once.
 func TestUDPFollowsByRealDatagrams(t *testing.T) {
-	s := newShop(t)
-	s.serve(s.a)
-	s.serve(s.b)
-	s.apply(web("") + "---" + endpoints())
-	var c net.Conn
-	s.c.Do(func() (err error) { c, err = net.Dial("udp4", vip4+":53"); return err })
-	defer c.Close()
-	ask := func() string {
-		buf := make([]byte, 1500)
-		c.SetDeadline(time.Now().Add(30 * time.Second))
-		if _, err := c.Write([]byte("who")); err != nil {
-			return err.Error()
+	eachShop(t, func(t *testing.T, s *shop) {
+		s.serve(s.a)
+		s.serve(s.b)
+		s.apply(web("") + "---" + endpoints())
+		var c net.Conn
+		s.c.Do(func() (err error) { c, err = net.Dial("udp4", vip4+":53"); return err })
+		defer c.Close()
+		ask := func() string {
+			buf := make([]byte, 1500)
+			c.SetDeadline(time.Now().Add(30 * time.Second))
+			if _, err := c.Write([]byte("who")); err != nil {
+				return err.Error()
+			}
+			n, err := c.Read(buf)
+			if err != nil {
+				return err.Error()
+			}
+			return string(buf[:n])
 		}
-		n, err := c.Read(buf)
-		if err != nil {
-			return err.Error()
+		seen := c.LocalAddr().String()
+		for _, step := range []struct{ endpoints, want string }{
+			{endpoints(), "refused"},
+			{endpoints("10.244.0.4 ready"), s.a.v4 + " " + seen},
+			{endpoints("10.244.0.5 ready"), s.b.v4 + " " + seen},
+			{endpoints("10.244.0.5 unready"), "refused"},
+			{endpoints("10.244.0.4 ready"), s.a.v4 + " "}, // its first conversation is not over: another source port
+		} {
+			s.apply(step.endpoints)
+			if got := ask(); !strings.Contains(got, step.want) {
+				t.Errorf("got %q, want %q with%s", got, step.want, step.endpoints)
+			}
 		}
-		return string(buf[:n])
-	}
-	seen := c.LocalAddr().String()
-	for _, step := range []struct{ endpoints, want string }{
-		{endpoints(), "refused"},
-		{endpoints("10.244.0.4 ready"), s.a.v4 + " " + seen},
-		{endpoints("10.244.0.5 ready"), s.b.v4 + " " + seen},
-		{endpoints("10.244.0.5 unready"), "refused"},
-		{endpoints("10.244.0.4 ready"), s.a.v4 + " "}, // its first conversation is not over: another source port
-	} {
-		s.apply(step.endpoints)
-		if got := ask(); !strings.Contains(got, step.want) {
-			t.Errorf("got %q, want %q with%s", got, step.want, step.endpoints)
-		}
-	}
+	})
 }
 
 // A connection whose pod is gone is reset on its next byte.
 func TestTCPToAVanishedPodIsReset(t *testing.T) {
-	s := newShop(t)
-	l := s.a.listen(t, ":8080")
-	go l.Accept()
-	s.apply(web("") + "---" + endpoints("10.244.0.4 ready"))
-	c, err := s.c.dial("tcp", vip4+":80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	for _, p := range s.plane.Ports() {
-		if p.Pod == "default/a" {
-			s.plane.Detach(flow.PortID(p.ID))
+	eachShop(t, func(t *testing.T, s *shop) {
+		l := s.a.listen(t, ":8080")
+		go l.Accept()
+		s.apply(web("") + "---" + endpoints("10.244.0.4 ready"))
+		c, err := s.c.dial("tcp", vip4+":80")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	c.SetDeadline(time.Now().Add(30 * time.Second))
-	if _, err := c.Write([]byte("still there?")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
-		t.Errorf("got %v, want connection reset", err)
-	}
+		defer c.Close()
+		for _, p := range s.plane.Ports() {
+			if p.Pod == "default/a" {
+				s.plane.Detach(flow.PortID(p.ID))
+			}
+		}
+		c.SetDeadline(time.Now().Add(30 * time.Second))
+		if _, err := c.Write([]byte("still there?")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+			t.Errorf("got %v, want connection reset", err)
+		}
+	})
+}
+
+// The Service of a pod that was evicted refuses, over TCP and UDP: the pod is no
+// endpoint any more, whatever its processes still do.
+func TestServiceOfAnEvictedPodRefuses(t *testing.T) {
+	eachShop(t, func(t *testing.T, s *shop) {
+		s.serve(s.a)
+		s.apply(web("  selector: {app: web}\n") + `---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: web}}
+spec: {containers: [{name: c, image: x}]}
+`)
+		a := kube.Name{Namespace: "default", Name: "a"}
+		become := func(change func(*corev1.PodStatus)) {
+			pod := s.store.State().Pods[a]
+			if got := pod.Status.PodIP; got != s.a.v4 {
+				t.Fatalf("the pod has address %q, want %s", got, s.a.v4)
+			}
+			st := *pod.Status.DeepCopy()
+			change(&st)
+			s.store.SetPodStatus(a, string(pod.UID), st)
+			s.publish()
+		}
+		become(func(st *corev1.PodStatus) {
+			st.Phase = corev1.PodRunning
+			st.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		})
+		if who, _ := s.c.ask(vip4 + ":80"); who != s.a.v4 {
+			t.Fatalf("the pod is ready: got %q, want %s", who, s.a.v4)
+		}
+		become(func(st *corev1.PodStatus) { st.Phase, st.Reason = corev1.PodFailed, "Evicted" })
+		if who, _ := s.c.ask(vip4 + ":80"); !strings.Contains(who, "refused") {
+			t.Errorf("TCP: got %q, want connection refused", who)
+		}
+		var c net.Conn
+		s.c.Do(func() (err error) { c, err = net.Dial("udp4", vip4+":53"); return err })
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(30 * time.Second))
+		c.Write([]byte("who"))
+		if _, err := c.Read(make([]byte, 100)); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("UDP: got %v, want connection refused", err)
+		}
+	})
 }
