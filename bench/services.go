@@ -208,22 +208,37 @@ func connectServices(client, server *ns.NS, n int, p plan, gateways ...int) ([]s
 	if err := ready(srv.out, "the server"); err != nil {
 		return nil, err
 	}
-	var all []serviceLatency
-	for _, i := range []int{0, n / 2, n - 1} {
-		o := order{what: "service", addr: netip.AddrPortFrom(serviceVIP(i), servicePort).String(), cpu: 0, warm: p.warm, window: p.window}
-		c, err := begin(client, "agent-load", o)
+	// There and back, so that what grows meanwhile, such as the memory of finished
+	// conversations, is nobody's alone. What the machine does besides only adds: of
+	// each figure the better of the two counts.
+	all := make([]serviceLatency, 3)
+	for _, at := range []int{0, 1, 2, 2, 1, 0} {
+		got, err := connectService(client, []int{0, n / 2, n - 1}[at], p)
 		if err != nil {
 			return nil, err
 		}
-		late := time.AfterFunc(p.warm+p.window+10*time.Second, func() { c.Process.Kill() })
-		var got sample
-		err = json.NewDecoder(bufio.NewReader(c.out)).Decode(&got)
-		late.Stop()
-		c.kill()
-		if err != nil {
-			return nil, fmt.Errorf("connect to Service %d: %s", i, c.complaint())
+		if was := all[at]; was.PerSec > 0 {
+			got = serviceLatency{latency{min(was.P50, got.P50), min(was.P99, got.P99)}, max(was.PerSec, got.PerSec)}
 		}
-		all = append(all, serviceLatency{latency{got.P50, got.P99}, float64(got.Count) / got.Seconds})
+		all[at] = got
 	}
 	return all, nil
+}
+
+// connectService opens connections to Service i for half a window.
+func connectService(client *ns.NS, i int, p plan) (serviceLatency, error) {
+	o := order{what: "service", addr: netip.AddrPortFrom(serviceVIP(i), servicePort).String(), cpu: 0, warm: p.warm / 2, window: p.window / 2}
+	c, err := begin(client, "agent-load", o)
+	if err != nil {
+		return serviceLatency{}, err
+	}
+	late := time.AfterFunc(o.warm+o.window+10*time.Second, func() { c.Process.Kill() })
+	var got sample
+	err = json.NewDecoder(bufio.NewReader(c.out)).Decode(&got)
+	late.Stop()
+	c.kill()
+	if err != nil {
+		return serviceLatency{}, fmt.Errorf("connect to Service %d: %s", i, c.complaint())
+	}
+	return serviceLatency{latency{got.P50, got.P99}, float64(got.Count) / got.Seconds}, nil
 }
