@@ -17,8 +17,8 @@ import (
 // does by nature (errors, reload, loadbalance) is accepted and changes
 // nothing; what it does not do is a problem that names the line, and the rest
 // works. Each query belongs to the block with the longest zone that its name is
-// in, and passes its directives in CoreDNS's order: rewrite, hosts, kubernetes,
-// cache, forward.
+// in, and passes its directives in CoreDNS's order: rewrite, template, hosts,
+// kubernetes, cache, forward.
 
 // Corefile is what a Corefile says.
 type Corefile struct {
@@ -30,16 +30,17 @@ type Corefile struct {
 
 // block is what happens to the names of some zones.
 type block struct {
-	zones    []string // canonical
-	kube     bool
-	fall     []string // zones whose unknown names go on to forward
-	rewrites []rewrite
-	hosts    *hosts
-	forwards []forwardRule
-	cache    cacheRule
-	log      bool
-	loop     bool
-	autopath bool
+	zones     []string // canonical
+	kube      bool
+	fall      []string // zones whose unknown names go on to forward
+	rewrites  []rewrite
+	hosts     *hosts
+	templates []templateRule
+	forwards  []forwardRule
+	cache     cacheRule
+	log       bool
+	loop      bool
+	autopath  bool
 }
 
 // kubeOptions are those of the kubernetes directive.
@@ -270,6 +271,8 @@ func (p *corefileParser) apply(d corefileLine, options []corefileLine) {
 		p.forward(b, d, options)
 	case "cache":
 		p.cache(b, d, options)
+	case "template":
+		p.template(b, d, options)
 	case "hosts":
 		p.hosts(b, d, options)
 	case "rewrite":

@@ -104,6 +104,7 @@ func TestCorefileProblemsNameTheLine(t *testing.T) {
 func FuzzCorefile(f *testing.F) {
 	f.Add(kubeadmCorefile)
 	f.Add("a.example:53, b.example {\n rewrite name regex (.*)\\.x\\. {1}.y.\n hosts {\n 192.0.2.1 a b\n fallthrough\n }\n}\n")
+	f.Add(".:53 {\n template IN ANY example.com {\n match \"^(.*)[.]example[.]com[.]$\"\n answer \"{{ .Name }} 60 IN A 192.0.2.{{ len (index .Match 1) }}\"\n rcode NOERROR\n fallthrough\n }\n}\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "/") {
 			return // files of this machine

@@ -8,13 +8,14 @@ type corefileLine struct {
 	words []string
 }
 
-// lexCorefile splits a text into lines of words: quotes keep blanks together,
-// # begins a comment, and a brace is a word of its own at a line's end.
+// lexCorefile splits a text into lines of words: quotes keep blanks together, and
+// \" is a quote within them; # begins a comment, and a brace is a word of its own
+// at a line's end.
 func lexCorefile(text string) (lines []corefileLine) {
 	for i, raw := range strings.Split(text, "\n") {
 		l := corefileLine{n: i + 1}
 		var word strings.Builder
-		quoted, any := false, false
+		quoted, any, escaped := false, false, false
 		flush := func() {
 			if any {
 				l.words = append(l.words, word.String())
@@ -24,7 +25,15 @@ func lexCorefile(text string) (lines []corefileLine) {
 		}
 	scan:
 		for _, c := range raw {
+			if escaped && c != '"' {
+				word.WriteByte('\\')
+			}
 			switch {
+			case escaped:
+				word.WriteRune(c)
+				escaped = false
+			case quoted && c == '\\':
+				escaped = true
 			case c == '"':
 				quoted, any = !quoted, true
 			case !quoted && (c == ' ' || c == '\t' || c == '\r'):

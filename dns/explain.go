@@ -21,7 +21,7 @@ type Explained struct {
 	Why       string   `json:"why,omitempty"`       // the object that the name is of, or is missing
 	Upstreams []string `json:"upstreams,omitempty"` // who resolves the rest
 	Cache     string   `json:"cache,omitempty"`     // what is known of upstreams' answer
-	From      string   `json:"from"`                // "data path", "zone", "hosts", "cache", "upstream", "autopath"
+	From      string   `json:"from"`                // "data path", "zone", "template", "hosts", "cache", "upstream", "autopath"
 	Rcode     string   `json:"rcode"`
 	Answers   []string `json:"answers,omitempty"`
 	Error     string   `json:"error,omitempty"` // the reason that came with the answer
@@ -99,6 +99,10 @@ func (s *Server) explain(e *Explained, z *Zone, r *rules, b ruleZone, q *query) 
 		name, e.Rewritten = to, to
 	}
 	qtype := q.Question[0].Qtype
+	if _, known := b.fromTemplates(z, name, qtype); known {
+		e.From, e.Why = "template", "a template of the Corefile"
+		return
+	}
 	if b.hosts != nil {
 		if _, known := b.hosts.answer(name, qtype); known {
 			e.From, e.Why = "hosts", "the Corefile's hosts table"

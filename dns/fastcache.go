@@ -74,7 +74,7 @@ func (c *cache) packed(k cacheKey, now time.Time) (*packedReply, time.Duration) 
 // forwarded answers from what an upstream said before, 0 if that takes the server.
 func (r *Responder) forwarded(out, wire []byte, q *plain, rules *rules) int {
 	b := rules.match(q.name)
-	if b == nil || b.hosts != nil || len(b.rewrites) > 0 || b.log || q.do || strings.HasSuffix(q.name, ".arpa.") {
+	if b == nil || b.hosts != nil || len(b.templates) > 0 || len(b.rewrites) > 0 || b.log || q.do || strings.HasSuffix(q.name, ".arpa.") {
 		return 0
 	}
 	f := b.route(q.name)

@@ -136,8 +136,12 @@ func (s *Server) say(q *query, a answer) *dns.Msg {
 	m.Authoritative = true
 	m.Answer = rotate(a.records)
 	m.Extra = append(m.Extra, a.extra...)
+	m.Ns = a.authority
 	if a.soa != nil {
 		m.Ns = []dns.RR{a.soa}
+	}
+	if opt := m.IsEdns0(); opt != nil && a.why != nil {
+		opt.Option = append(opt.Option, a.why)
 	}
 	return m
 }

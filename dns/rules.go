@@ -63,7 +63,7 @@ func (s *Server) SetCorefile(c *Corefile) {
 	}
 	slices.SortStableFunc(r.blocks, func(a, b ruleZone) int { return cmp.Compare(len(b.zone), len(a.zone)) })
 	first := r.match(s.cfg.Domain)
-	r.slow = first == nil || !first.kube || first.hosts != nil || len(first.rewrites) > 0 || first.log || inZones(s.cfg.Domain, first.fall) ||
+	r.slow = first == nil || !first.kube || first.hosts != nil || first.templatesFor(s.cfg.Domain) || len(first.rewrites) > 0 || first.log || inZones(s.cfg.Domain, first.fall) ||
 		slices.ContainsFunc(r.blocks, func(z ruleZone) bool { return z.zone != s.cfg.Domain && inZone(z.zone, s.cfg.Domain) })
 	r.path = first != nil && first.autopath
 	s.put(r)
@@ -134,6 +134,11 @@ func (b *ruleBlock) route(name string) *forwarder {
 
 // lookup says what is known about a name without asking an upstream.
 func (b *ruleBlock) lookup(z *Zone, name string, qtype uint16) answer {
+	if len(b.templates) > 0 {
+		if a, ok := b.fromTemplates(z, name, qtype); ok {
+			return a
+		}
+	}
 	if b.hosts != nil {
 		if records, known := b.hosts.answer(name, qtype); known {
 			return answer{records: records}

@@ -135,11 +135,13 @@ type reverseZone struct {
 
 // answer is what the zone says to one question.
 type answer struct {
-	rcode   int
-	records []dns.RR // of the question's type, after the CNAMEs that lead to them
-	extra   []dns.RR
-	soa     dns.RR // of the zone that has no such name or data; nil otherwise
-	chase   string // a name that is for an upstream to resolve and completes the answer, or ""
+	rcode     int
+	records   []dns.RR // of the question's type, after the CNAMEs that lead to them
+	extra     []dns.RR
+	soa       dns.RR         // of the zone that has no such name or data; nil otherwise
+	authority []dns.RR       // beside soa
+	why       *dns.EDNS0_EDE // for clients that understand it (RFC 8914); nil: there is nothing to say
+	chase     string         // a name that is for an upstream to resolve and completes the answer, or ""
 }
 
 // denied says whether the name that was asked for does not exist.
