@@ -161,10 +161,10 @@ func inCluster(name string) (kube.Name, bool) {
 	return kube.Name{Namespace: labels[1], Name: labels[0]}, true
 }
 
-// servicePort returns the port that an Ingress names by name or number.
+// servicePort returns the TCP port that an Ingress names by name or number.
 func servicePort(svc *corev1.Service, port string) *corev1.ServicePort {
 	for i, p := range svc.Spec.Ports {
-		if p.Name == port || strconv.Itoa(int(p.Port)) == port {
+		if tcp := p.Protocol == "" || p.Protocol == corev1.ProtocolTCP; tcp && (p.Name == port || strconv.Itoa(int(p.Port)) == port) {
 			return &svc.Spec.Ports[i]
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"podgate/kube"
+
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -22,8 +24,20 @@ import (
 // One row is one way to say where a request ends that two parsers could read in
 // two ways. None reaches an endpoint as a second request, and none is taken.
 func TestBadFramingIsRefused(t *testing.T) {
+	t.Run("lane", func(t *testing.T) { badFramingIsRefused(t, shop(t, 1)) })
+	t.Run("net/http", func(t *testing.T) { badFramingIsRefused(t, notForTheLane(t)) })
+}
+
+// notForTheLane is shop with a route that the lane leaves to net/http.
+func notForTheLane(t *testing.T) *kube.State {
+	st := state(t, annotated(ingress("shop", "shop.example|Prefix|/|web"), "limit-rps: 100000"))
+	withService(st, "web", endpointAddr(1))
+	return st
+}
+
+func badFramingIsRefused(t *testing.T, st *kube.State) {
 	var seen atomic.Int64
-	f := newFront(t, Config{}, shop(t, 1), map[int]http.Handler{1: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f := newFront(t, Config{}, st, map[int]http.Handler{1: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err == nil {
 			seen.Add(1)
 		}
@@ -41,6 +55,14 @@ func TestBadFramingIsRefused(t *testing.T) {
 		"a length in hexadecimal":      "Content-Length: 0x5\r\n\r\nhello",
 		"a negative length":            "Content-Length: -1\r\n\r\n",
 		"two lengths in one field":     "Content-Length: 5, 6\r\n\r\nhello",
+		"two lengths in two fields":    "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+		"a length with a sign":         "Content-Length: +5\r\n\r\nhello",
+		"a space before the colon":     "Content-Length : 5\r\n\r\nhello",
+		"a field without a name":       ": 5\r\n\r\nhello",
+		"two hosts":                    "Host: other.example\r\n\r\n",
+		"chunked twice":                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"an unknown coding":            "Transfer-Encoding: identity\r\n\r\n",
+		"a fold before the length":     "X-A: b\r\n Content-Length: 5\r\nTransfer-Encoding: xchunked\r\n\r\n",
 		"a NUL in a field":             "X-A: a\x00b\r\n\r\n",
 		"a CR in a field":              "X-A: a\rb\r\n\r\n",
 	} {
@@ -54,6 +76,24 @@ func TestBadFramingIsRefused(t *testing.T) {
 	}
 }
 
+// What Connection names is for the next hop, and so are the fields that are by
+// name (RFC 9110, section 7.6.1): no endpoint sees them.
+func TestHopByHopFieldsStayHere(t *testing.T) {
+	for _, st := range []*kube.State{shop(t, 1), notForTheLane(t)} {
+		f := newFront(t, Config{}, st, map[int]http.Handler{1: echo})
+		_, body := raw(t, f.plain, "GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close, X-Mine\r\nX-Mine: a\r\nKeep-Alive: timeout=5\r\n"+
+			"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nTe: gzip\r\nX-Stays: b\r\n\r\n")
+		for _, name := range []string{"X-Mine", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Te:", "Connection:"} {
+			if strings.Contains(body, name) {
+				t.Errorf("the endpoint got %s:\n%s", name, body)
+			}
+		}
+		if !strings.Contains(body, "X-Stays: b") {
+			t.Errorf("X-Stays is gone:\n%s", body)
+		}
+	}
+}
+
 // A folded line becomes a space (RFC 9112, section 5.2): the endpoint sees no fold.
 func TestFoldedFieldsAreOneLine(t *testing.T) {
 	f := newFront(t, Config{}, shop(t, 1), map[int]http.Handler{1: echo})
@@ -64,7 +104,12 @@ func TestFoldedFieldsAreOneLine(t *testing.T) {
 }
 
 func TestHeaderLimits(t *testing.T) {
-	f := newFront(t, Config{}, shop(t, 1), map[int]http.Handler{1: echo})
+	for _, st := range []*kube.State{shop(t, 1), notForTheLane(t)} {
+		headerLimits(t, newFront(t, Config{}, st, map[int]http.Handler{1: echo}))
+	}
+}
+
+func headerLimits(t *testing.T, f *front) {
 	const head = "GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n"
 	var many strings.Builder
 	for i := range maxFields + 1 {
