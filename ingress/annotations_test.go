@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -418,5 +419,26 @@ func TestNonIdempotentRequestsAreNotRepeated(t *testing.T) {
 		if answer, _ := do(t, client(t, newFront(t, Config{}, st, map[int]http.Handler{1: once, 2: once}).plain), req); answer.StatusCode != want {
 			t.Errorf("%s: got %d, want %d", annotation, answer.StatusCode, want)
 		}
+	}
+}
+
+// A trace says which guards there are, that one is enough, and how endpoints are chosen.
+func TestTraceOfGuards(t *testing.T) {
+	st := state(t, annotated(ingress("shop", "shop.example|Prefix|/.well-known/acme-challenge|web", "shop.example|Prefix|/|web"),
+		"satisfy: any", "denylist-source-range: 192.0.2.1", "auth-url: http://$host/check", "slow-start: 10s", "preserve-client-address: true"))
+	withService(st, "web", endpointAddr(1))
+	r, _ := Compile(nil, st, Config{})
+	want := []string{
+		"guard: needs an address outside [192.0.2.1/32] (denylist-source-range)",
+		"guard: needs the consent of auth-url",
+		"guards: of address, password and auth-url one is enough (satisfy: any)",
+		"backend Service ns/web port 80: 1 endpoints in turn, new ones at first seldom (slow-start), from the client's own address: 192.0.2.1:80",
+	}
+	lines := r.Trace("shop.example", "/x", true).Lines
+	if diff := cmp.Diff(want, lines[len(lines)-len(want):]); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := strings.Join(r.Trace("shop.example", acme+"/x", true).Lines, "\n"); strings.Contains(got, "auth-url\n") {
+		t.Errorf("the proof is said to need auth-url:\n%s", got)
 	}
 }

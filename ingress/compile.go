@@ -385,7 +385,7 @@ func (c *compiler) otherNames(ing *networkingv1.Ingress) {
 				to.redirect = &redirection{o.code, template{part{of: variables["scheme"]}, part{text: "://" + name}, part{of: variables["request_uri"]}}}
 				r := &route{
 					ingress: kube.Name{Namespace: ing.Namespace, Name: ing.Name}, field: "metadata.annotations[from-to-www-redirect]",
-					host: other, path: "/", kind: prefixPath, options: &to, backend: &backend{why: "redirected", next: new(atomic.Uint32)},
+					host: other, path: "/", kind: prefixPath, options: &to, backend: &backend{port: name, why: "redirected", next: new(atomic.Uint32)},
 				}
 				r.stats = c.stats(r)
 				c.hostTable(other).add(r)

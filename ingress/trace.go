@@ -134,7 +134,7 @@ func (t *Trace) answer(r *Routes, rt *route, name, path string, tls bool) {
 	case o.redirect != nil:
 		end(o.redirect.code, "redirect by annotation")
 		return
-	case !tls && o.forceSSL:
+	case !tls && o.forceSSL && !rt.clear:
 		end(o.code, "redirect to https (annotation force-ssl-redirect)")
 		return
 	case !tls && r.redirects(rt, name):
@@ -147,11 +147,14 @@ func (t *Trace) answer(r *Routes, rt *route, name, path string, tls bool) {
 	}{
 		{o.client != nil, "a client certificate (auth-tls-secret)"}, {o.limit != nil, "limits (limit-rps, limit-rpm, limit-connections)"},
 		{len(o.deny) > 0, "an address outside " + fmt.Sprint(o.deny) + " (denylist-source-range)"}, {len(o.allow) > 0, "an address in " + fmt.Sprint(o.allow) + " (whitelist-source-range)"},
-		{o.basic != nil, "a name and password (auth-type basic)"}, {o.auth != nil, "the consent of auth-url"},
+		{o.basic != nil && !rt.open, "a name and password (auth-type basic)"}, {o.auth != nil && !rt.open, "the consent of auth-url"},
 	} {
 		if guard.there {
 			t.say("guard: needs %s", guard.what)
 		}
+	}
+	if o.satisfyAny {
+		t.say("guards: of address, password and auth-url one is enough (satisfy: any)")
 	}
 	if c := rt.canary; c != nil {
 		t.say("canary of Ingress %s: %s, for %d of %d and those who ask for it", c.ingress, c.backend, c.weight, c.total)
@@ -178,6 +181,12 @@ func (t *Trace) answer(r *Routes, rt *route, name, path string, tls bool) {
 		how = "by hash"
 	case o.least:
 		how = "by latency and load"
+	}
+	if o.slowStart > 0 {
+		how += ", new ones at first seldom (slow-start)"
+	}
+	if b.wire.asClient {
+		how += ", from the client's own address"
 	}
 	t.say("backend %s: %d endpoints %s: %s", b, len(b.endpoints), how, join(b.endpoints, 8))
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -269,5 +270,20 @@ func TestBuiltins(t *testing.T) {
 	}
 	if got := said(s.Apply(load(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {a: b}}"))); got != "namespace/default configured" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// The status of an Ingress says where it is reached, and at which ports.
+func TestIngressStatus(t *testing.T) {
+	s := testStore(Config{PublishedIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, IngressPorts: []uint16{8080, 8443}})
+	s.Apply(load(t, "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a}\nspec: {defaultBackend: {service: {name: a, port: {number: 80}}}}"))
+	var got []string
+	for _, in := range s.State().Ingresses[Name{"default", "a"}].Status.LoadBalancer.Ingress {
+		for _, p := range in.Ports {
+			got = append(got, fmt.Sprintf("%s:%d/%s", in.IP, p.Port, p.Protocol))
+		}
+	}
+	if want := []string{"192.0.2.1:8080/TCP", "192.0.2.1:8443/TCP", "2001:db8::1:8080/TCP", "2001:db8::1:8443/TCP"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -373,7 +373,11 @@ func firstIngressURL(st *kube.State, listeners []control.Listener) string {
 	for _, n := range sortedNames(st.Ingresses) {
 		for _, r := range st.Ingresses[n].Spec.Rules {
 			if r.Host != "" && !strings.HasPrefix(r.Host, "*") && r.HTTP != nil && len(r.HTTP.Paths) > 0 {
-				return fmt.Sprintf("curl -H 'Host: %s' http://%s%s", r.Host, addr, r.HTTP.Paths[0].Path)
+				path := r.HTTP.Paths[0].Path
+				if i := strings.IndexAny(path, `(){}[]|\^$*+?'`); i >= 0 {
+					path = path[:i] // a pattern: what begins like it
+				}
+				return fmt.Sprintf("curl -H 'Host: %s' http://%s%s", r.Host, addr, path)
 			}
 		}
 	}
