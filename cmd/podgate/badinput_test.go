@@ -154,3 +154,30 @@ func TestCheckSaysEverythingOnce(t *testing.T) {
 		}
 	}
 }
+
+// What of an Ingress has no effect is said when it is applied; one of a class that
+// nobody has is not served, and has no address.
+func TestApplySaysWhatOfAnIngressHasNoEffect(t *testing.T) {
+	s := newShell(t)
+	s.up(write(t, "app.yaml", goodPod))
+	const doc = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, annotations: {nginx.ingress.kubernetes.io/server-snippet: x}}\nspec: {defaultBackend: {service: {name: none, port: {number: 80}}}}\n"
+	out := s.must("podgate apply -f " + write(t, "i.yaml", doc))
+	for _, want := range [][]string{
+		{"default/i", "nginx.ingress.kubernetes.io/server-snippet", "has no effect"},
+		{"default/i", "spec.defaultBackend.service.name", `no Service "none"`},
+	} {
+		if !oneLineHas(out, want) {
+			t.Errorf("no line of apply has all of %q:\n%s", want, out)
+		}
+	}
+	if out := s.must("podgate get ingress i -o yaml"); !strings.Contains(out, "ip: 127.0.0.1") || !strings.Contains(out, "port: 8443") {
+		t.Errorf("its status has no address with ports:\n%s", out)
+	}
+	out = s.must("podgate apply -f " + write(t, "i.yaml", strings.Replace(doc, "spec: {", "spec: {ingressClassName: nobodys, ", 1)))
+	if !oneLineHas(out, []string{"default/i", "spec.ingressClassName", `"nobodys"`}) {
+		t.Errorf("apply does not say that the class is nobody's:\n%s", out)
+	}
+	if out := s.must("podgate get ingress i -o yaml"); strings.Contains(out, "127.0.0.1") {
+		t.Errorf("its status has an address still:\n%s", out)
+	}
+}

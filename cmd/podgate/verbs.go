@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -29,9 +30,7 @@ import (
 func (g *gateway) verbs() control.Verbs {
 	return control.Verbs{
 		Status: g.status,
-		Apply: func(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
-			return g.change(ctx, q, g.store.Apply)
-		},
+		Apply:  g.apply,
 		Delete: func(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
 			return g.remove(ctx, q)
 		},
@@ -52,6 +51,32 @@ func (g *gateway) verbs() control.Verbs {
 		},
 		Shutdown: g.shutdown,
 	}
+}
+
+// apply changes, and says what of the Ingresses that were named has no effect.
+func (g *gateway) apply(ctx context.Context, q control.ApplyRequest) (control.ApplyResult, error) {
+	named := map[kube.Name]bool{}
+	res, err := g.change(ctx, q, func(objs []kube.Object) []kube.Change {
+		for _, o := range objs {
+			if _, ok := o.API.(*networkingv1.Ingress); ok {
+				n := o.Name()
+				named[kube.Name{Namespace: cmp.Or(n.Namespace, metav1.NamespaceDefault), Name: n.Name}] = true
+			}
+		}
+		return g.store.Apply(objs)
+	})
+	if err != nil {
+		return res, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range g.compiled.problems {
+		said := control.Change{Text: p.String()}
+		if p.Kind == "Ingress" && named[p.Object] && p.Severity != kube.Error && !slices.Contains(res.Changes, said) {
+			res.Changes = append(res.Changes, said)
+		}
+	}
+	return res, nil
 }
 
 // change applies or deletes, and returns once the data path enforces it.
