@@ -23,8 +23,9 @@ mount --make-rshared /
 hostname "$NODE"
 ip link set lo up
 mkdir -p "$dir"/{etc,kubelet,containerd,logs,run}
-mount -t tmpfs tmpfs /run
-mkdir -p /run/netns
+for d in /run /var/lib /var/log; do mount -t tmpfs tmpfs "$d"; done # what root's programs write by default
+mkdir -p /run/netns /var/lib/kubelet
+mount --bind "$dir/kubelet" /var/lib/kubelet
 
 # What the runtime tells the plugin: the same for the node itself and for pods.
 cat >"$dir/etc/10-podgate.conflist" <<END
@@ -33,7 +34,7 @@ cat >"$dir/etc/10-podgate.conflist" <<END
 ]}
 END
 plugin() { # COMMAND, further fields of the configuration
-	CNI_COMMAND=$1 CNI_CONTAINERID=node CNI_NETNS=/run/netns/node CNI_IFNAME=eth0 CNI_PATH=$dir/bin \
+	CNI_NETNS_OVERRIDE=true CNI_COMMAND=$1 CNI_CONTAINERID=node CNI_NETNS=/run/netns/node CNI_IFNAME=eth0 CNI_PATH=$dir/bin \
 		CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=$NODE" podgate-cni \
 		<<<"{\"cniVersion\": \"1.1.0\", \"name\": \"podnet\", \"type\": \"podgate-cni\", \"socket\": \"$SOCKET\"${2-}}"
 }
@@ -86,7 +87,7 @@ makeIPTablesUtilChains: false
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 0%, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%}
 END
-kubelet --config "$dir/etc/kubelet.yaml" --kubeconfig "$dir/kubelet.kubeconfig" --root-dir "$dir/kubelet" \
+kubelet --config "$dir/etc/kubelet.yaml" --kubeconfig "$dir/kubelet.kubeconfig" \
 	--hostname-override "$NODE" --node-ip "$NODE_IP" >"$dir/logs/kubelet.log" 2>&1 &
 
 # A gateway that was started again gets the interfaces from the plugin: it cannot

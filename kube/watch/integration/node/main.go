@@ -26,6 +26,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -79,8 +80,8 @@ func outside(mode string) error {
 			return fmt.Errorf("%s is missing: apt-get install -y --no-install-recommends %s", tool, debian)
 		}
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	dir, err := os.MkdirTemp("", prefix)
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func outside(mode string) error {
 			fmt.Fprintln(os.Stderr, "node: left behind:", err)
 		}
 	}()
-	bin, err := build(dir)
+	bin, err := build(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -118,24 +119,24 @@ func outside(mode string) error {
 	go func() { done <- cmd.Wait() }()
 	select {
 	case err = <-done:
-	case s := <-signals:
+	case <-ctx.Done():
 		cmd.Process.Kill()
 		<-done
-		err = fmt.Errorf("ended by a signal: %s", s)
+		err = context.Cause(ctx)
 	}
 	return err
 }
 
 // build makes Kubernetes' programs, and podgate's in dir.
-func build(dir string) (bin string, err error) {
-	kubernetes := exec.Command("./build.sh", "kube-scheduler", "kubelet")
+func build(ctx context.Context, dir string) (bin string, err error) {
+	kubernetes := exec.CommandContext(ctx, "./build.sh", "kube-scheduler", "kubelet")
 	kubernetes.Stderr = os.Stderr
 	out, err := kubernetes.Output()
 	if err != nil {
 		return "", fmt.Errorf("build.sh: %w; this program runs in its folder, kube/watch/integration", err)
 	}
 	for _, command := range []string{"podgate", "podgate-cni"} {
-		compile := exec.Command("go", "build", "-o", filepath.Join(dir, command), "./cmd/"+command)
+		compile := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, command), "./cmd/"+command)
 		compile.Dir = "../../.."
 		compile.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := compile.CombinedOutput(); err != nil {

@@ -28,8 +28,19 @@ func (c *cluster) rootless() error {
 	if err := c.startControlPlane("--kubelet-preferred-address-types=Hostname"); err != nil {
 		return err
 	}
-	if _, err := c.kubectl("apply", "-f", c.path("manifests/rights.yaml"), "-f", c.path("manifests/rootless-cluster/node.yaml")); err != nil {
+	if err := os.WriteFile(c.path("node.json"), []byte(`{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "localhost"}}`), 0o644); err != nil {
 		return err
+	}
+	if _, err := c.kubectl("apply", "-f", c.path("manifests/rights.yaml"), "-f", c.path("node.json")); err != nil {
+		return err
+	}
+	if _, err := c.kubectl("patch", "node", "localhost", "--subresource=status", "-p", `{"status": {"addresses": [{"type": "InternalIP", "address": "10.244.0.250"}]}}`); err != nil {
+		return err
+	}
+	for key := range tunables { // no kubelet may set them, and a covered /proc cannot be mounted again
+		if out, err := node1.run("umount", filepath.Join("/proc/sys", key)); err != nil {
+			return fmt.Errorf("%s: %w: %s", key, err, out)
+		}
 	}
 	// What the README has the administrator do.
 	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
