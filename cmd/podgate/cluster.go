@@ -235,6 +235,22 @@ func references(st *kube.State) (secrets, configMaps []kube.Name) {
 // addrs are the node's own, in the network that it is in.
 func (c *cluster) addrs() []netip.Addr { return internalAddrs(c.node) }
 
+// otherNodes are the addresses of the nodes that this one is not.
+func (c *cluster) otherNodes(st *kube.State) map[netip.Addr]bool {
+	others := map[netip.Addr]bool{}
+	if c == nil {
+		return others
+	}
+	for name, n := range st.Nodes {
+		for _, a := range internalAddrs(n) {
+			if name != c.node.Name {
+				others[a] = true
+			}
+		}
+	}
+	return others
+}
+
 func (c *cluster) store(cfg kube.Config) *kube.Store { return kube.NewReplica(cfg, time.Now) }
 
 func (c *cluster) run(ctx context.Context, g *gateway) error {

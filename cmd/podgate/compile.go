@@ -88,7 +88,7 @@ func (g *gateway) compile(st *kube.State) bool {
 	var doors []control.Listener
 	next.routes, problems[2], doors = g.compileRoutes(prev.routes, st, next.services)
 	next.problems = slices.Concat(st.Problems, problems[0], problems[1], problems[2], corefileProblems, faultProblems(st))
-	published := g.publish(next.services)
+	published := g.publish(next.services, g.cluster.otherNodes(st))
 	g.health.serve(next.services.HealthChecks())
 	g.local.SetHostPorts(hostPorts(next.services))
 	if g.pods != nil {
@@ -155,13 +155,16 @@ func hostPorts(t *nat.Table) (all []local.HostPort) {
 }
 
 // publish makes the host listen for node ports, load balancers and host ports.
-func (g *gateway) publish(t *nat.Table) []control.Listener {
+func (g *gateway) publish(t *nat.Table, others map[netip.Addr]bool) []control.Listener {
 	var pubs []local.Publication
 	var out []control.Listener
 	said := map[string]bool{}
 	defer func() { g.said = said }()
 	for _, p := range t.Published() {
 		what := fmt.Sprintf("Service %s", p.Service)
+		if others[p.HostIP] {
+			continue // its own gateway listens there
+		}
 		if p.Service == (kube.Name{}) {
 			what = fmt.Sprintf("Pod %s", p.Pod)
 		}

@@ -425,9 +425,11 @@ func (c *cluster) daemonSet() ([]proof, error) {
 		says("kubectl get ingress: the addresses of both gateways", func() (string, error) { return c.kubectl("get", "ingress", "-n", "shop", "--no-headers") }, both),
 		says("kubectl get svc: likewise", func() (string, error) { return c.kubectl("get", "svc", "-n", "shop", "web-public", "--no-headers") }, both),
 		says("a process of the node reaches a Service", func() (string, error) { return node1.fetch("http://"+vip+"/hostname", c) }, "probed"),
-		{"the gateways log no refusals", func() (string, error) {
+		c.both("load balancer at node-1", node1.addrs[0]+":8090"),
+		c.both("load balancer at node-2", node2.addrs[0]+":8090"),
+		{"the gateways log no refusals, and no ports that they cannot have", func() (string, error) {
 			out, err := c.kubectl("logs", "-n", "podgate-system", "daemonset/podgate")
-			if err == nil && (strings.Contains(out, "forbidden") || strings.Contains(out, "level=ERROR")) {
+			if err == nil && (strings.Contains(out, "forbidden") || strings.Contains(out, "level=ERROR") || strings.Contains(out, "published port")) {
 				err = errors.New(out)
 			}
 			return lastLine(out), err
