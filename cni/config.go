@@ -131,6 +131,9 @@ func load(args *skel.CmdArgs, strict bool) (*config, error) {
 	if !strict {
 		return c, nil
 	}
+	if strings.Contains(args.IfName, "%") { // the kernel would put a number there
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME", fmt.Sprintf("interface name contains a percent sign: %q", args.IfName))
+	}
 	return c, c.check(args.StdinData)
 }
 

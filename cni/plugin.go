@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -40,20 +39,6 @@ const (
 	addTime   = 30 * time.Second
 	otherTime = 10 * time.Second
 )
-
-// Main is the plugin: it does what the environment says and returns the
-// process's exit code.
-func Main(about string) int {
-	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
-		version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
-	if err == nil {
-		return 0
-	}
-	if e := err.Print(); e != nil {
-		fmt.Fprintln(os.Stderr, "podgate-cni:", err)
-	}
-	return 1
-}
 
 // explain gives an error the code of the specification.
 func explain(err error, socket string) error {

@@ -186,6 +186,18 @@ func TestVersion(t *testing.T) {
 	if !cmp.Equal(got["supportedVersions"], any(want)) {
 		t.Errorf("VERSION: %v", got)
 	}
+	for asked, want := range map[string]string{`{"cniVersion": "0.4.0"}`: "0.4.0", `{}`: "1.1.0", "": "1.1.0", plain: "1.1.0"} {
+		if got := decode(t, s.must("VERSION", asked)); got["cniVersion"] != want {
+			t.Errorf("VERSION %s: %v; want it in version %s", asked, got, want)
+		}
+	}
+	s.fails(types.ErrDecodingFailure, "", "VERSION", "{")
+	for _, v := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.2.0"} {
+		out, err := s.call("ADD", strings.Replace(plain, "1.1.0", v, 1), "CNI_NETNS=/no/such/netns")
+		if got := decode(t, out); err == nil || got["cniVersion"] != v || got["code"] == nil || got["msg"] == nil {
+			t.Errorf("an error in version %s: %s", v, out)
+		}
+	}
 	s.fails(types.ErrIncompatibleCNIVersion, "incompatible", "ADD", strings.Replace(plain, "1.1.0", "0.2.0", 1))
 	s.fails(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND", "FROB", plain)
 }
@@ -268,6 +280,15 @@ func TestErrors(t *testing.T) {
 	s.fails(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", "ADD", plain, "CNI_NETNS=")
 	s.fails(types.ErrInvalidEnvironmentVariables, "COLOUR", "ADD", plain, "CNI_ARGS=COLOUR=red")
 	s.fails(types.ErrInvalidEnvironmentVariables, "interface name", "ADD", plain, "CNI_IFNAME=a-very-long-interface-name")
+	s.fails(types.ErrInvalidEnvironmentVariables, "percent", "ADD", plain, "CNI_IFNAME=eth%d")
+	s.fails(types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID", "DEL", plain, "CNI_CONTAINERID=")
+	s.fails(types.ErrInvalidEnvironmentVariables, "-id", "ADD", plain, "CNI_CONTAINERID=-id")
+	s.fails(types.ErrInvalidEnvironmentVariables, "pair", "ADD", plain, "CNI_ARGS=a=b=c")
+	s.fails(types.ErrInvalidEnvironmentVariables, "IgnoreUnknown", "ADD", plain, "CNI_ARGS=IgnoreUnknown=perhaps")
+	s.fails(types.ErrDecodingFailure, "", "ADD", "")
+	s.fails(types.ErrDecodingFailure, "", "ADD", "[]")
+	s.fails(types.ErrInvalidNetworkConfig, "network name", "ADD", "null")
+	s.fails(types.ErrIncompatibleCNIVersion, "banana", "ADD", strings.Replace(plain, "1.1.0", "banana", 1))
 	s.fails(types.ErrDecodingFailure, "", "ADD", `{"name"`)
 	s.fails(types.ErrDecodingFailure, "mtu: must be a int", "ADD", withKeys(plain, `"mtu": "many"`))
 	s.fails(types.ErrInvalidNetworkConfig, "network name", "ADD", `{"cniVersion": "1.1.0", "type": "podgate-cni"}`)
@@ -284,6 +305,10 @@ func TestErrors(t *testing.T) {
 	if links, err := s.ns.Netlink().LinkList(); err != nil || len(links) != 1 {
 		t.Errorf("links are left: %v, %v", links, err)
 	}
+	s.must("ADD", plain, "CNI_ARGS=")
+	s.must("DEL", plain, "CNI_ARGS=COLOUR=red")
+	s.must("ADD", plain, "CNI_ARGS=IgnoreUnknown=true;COLOUR=red")
+	s.must("DEL", plain)
 	for _, id := range []string{"c.1_x-Y", strings.Repeat("a", 64), strings.Repeat("Z", 200)} {
 		s.must("ADD", plain, "CNI_CONTAINERID="+id)
 		s.must("DEL", plain, "CNI_CONTAINERID="+id)
