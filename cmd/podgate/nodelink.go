@@ -165,11 +165,19 @@ func (l *nodeLink) follow(st *kube.State, self string) (routes []stack.Route) {
 		l.peers[p] = via
 		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(p), Gw: via.AsSlice(), Protocol: routeProtocol}); err != nil {
 			l.log.Warn("the pods of another node cannot be reached: is it on the same link?", "pods", p, "node", via, "err", err)
-		} else if forwards := "/proc/sys/net/ipv4/ip_forward"; via.Is4() && !isOne(forwards) {
+		} else if forwards := forwardingFile(via); !isOne(forwards) {
 			l.log.Warn("the pods of another node cannot be reached: this node does not forward", "pods", p, "set", forwards)
 		}
 	}
 	return routes
+}
+
+// forwardingFile is where the kernel says whether it forwards in a's family.
+func forwardingFile(a netip.Addr) string {
+	if a.Is4() {
+		return "/proc/sys/net/ipv4/ip_forward"
+	}
+	return "/proc/sys/net/ipv6/conf/all/forwarding"
 }
 
 func isOne(file string) bool {

@@ -220,10 +220,14 @@ func (c *controlPlane) kubectl(args ...string) string {
 }
 
 // addNode makes a Node and waits until the controller manager gave it pod ranges.
-func (c *controlPlane) addNode(name, addr string) {
+func (c *controlPlane) addNode(name string, addrs ...string) {
 	c.t.Helper()
 	c.do("POST", "/api/v1/nodes", map[string]any{"metadata": map[string]any{"name": name}})
-	c.do("PATCH", "/api/v1/nodes/"+name+"/status", map[string]any{"status": map[string]any{"addresses": []any{map[string]any{"type": "InternalIP", "address": addr}}}})
+	var list []any
+	for _, a := range addrs {
+		list = append(list, map[string]any{"type": "InternalIP", "address": a})
+	}
+	c.do("PATCH", "/api/v1/nodes/"+name+"/status", map[string]any{"status": map[string]any{"addresses": list}})
 }
 
 // kubelet schedules pods to nodes, gives them addresses and says that they are

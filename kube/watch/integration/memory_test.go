@@ -88,7 +88,8 @@ func TestStartsAlone(t *testing.T) {
 	g.awaitReady()
 	client, _ := c.pod(g, node, "node-1", "client", map[string]any{"app": "client"})
 	server, _ := c.pod(g, node, "node-1", "server", map[string]any{"app": "server"})
-	closed, closedIP := c.pod(g, node, "node-1", "closed", map[string]any{"app": "closed"})
+	closed, closedIPs := c.pod(g, node, "node-1", "closed", map[string]any{"app": "closed"})
+	closedIP := closedIPs[0]
 	start(t, "echo", nil, server.command(os.Getenv(podgateEnv), "workload", "echo", "--port", "7")...)
 	c.do("POST", "/api/v1/namespaces/default/services", object("v1", "Service", "default", "server", map[string]any{"spec": map[string]any{
 		"clusterIP": "10.96.0.70", "selector": map[string]any{"app": "server"},
@@ -139,7 +140,7 @@ func TestStartsAlone(t *testing.T) {
 	}{
 		{"a pod reaches a Service", client.says("http://10.96.0.70/", "")},
 		{"the node reaches a Service, and asks DNS", func() error {
-			return errors.Join(node.says("http://10.96.0.70/", "")(), lookup("server.default.svc.cluster.local", "10.96.0.70")())
+			return errors.Join(node.says("http://10.96.0.70/", "")(), lookup("10.96.0.10", "server.default.svc.cluster.local", "10.96.0.70")())
 		}},
 		{"a closed pod has its connections", closed.says("http://10.96.0.70/", "")},
 	} {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,9 @@ import (
 const (
 	node1 = "192.0.2.10"
 	node2 = "192.0.2.11"
+
+	node1v6 = "2001:db8::10"
+	node2v6 = "2001:db8::11"
 )
 
 // machine is a network namespace: a node's, or a pod's.
@@ -68,14 +72,14 @@ func here(t *testing.T) machine { return machine{t, os.Getpid()} }
 
 // pod makes a Pod of a node as a kubelet and a container runtime would: CNI
 // attaches a namespace, the status says so, and a workload serves HTTP in it.
-func (c *controlPlane) pod(g *gateway, node machine, nodeName, name string, labels map[string]any) (machine, string) {
+func (c *controlPlane) pod(g *gateway, node machine, nodeName, name string, labels map[string]any) (m machine, ips []string) {
 	c.t.Helper()
 	o := object("v1", "Pod", "default", name, map[string]any{"spec": map[string]any{
 		"nodeName": nodeName, "containers": []any{map[string]any{"name": "web", "image": "none", "ports": []any{map[string]any{"containerPort": 8080}}}},
 	}})
 	o["metadata"].(map[string]any)["labels"] = labels
 	c.do("POST", "/api/v1/namespaces/default/pods", o)
-	m := newMachine(c.t, name)
+	m = newMachine(c.t, name)
 	plugin := filepath.Join(c.dir, "podgate-cni")
 	if err := os.Symlink(os.Getenv(podgateEnv), plugin); err != nil && !os.IsExist(err) {
 		c.t.Fatal(err)
@@ -95,11 +99,15 @@ func (c *controlPlane) pod(g *gateway, node machine, nodeName, name string, labe
 	if err != nil || len(result.IPs) == 0 {
 		c.t.Fatalf("ADD: %v: %s", err, out)
 	}
-	ip, _, _ := strings.Cut(result.IPs[0].Address, "/")
+	var podIPs []any
+	for _, p := range result.IPs {
+		ip, _, _ := strings.Cut(p.Address, "/")
+		ips, podIPs = append(ips, ip), append(podIPs, map[string]any{"ip": ip})
+	}
 	ready := []any{map[string]any{"type": "Ready", "status": "True"}}
-	c.do("PATCH", "/api/v1/namespaces/default/pods/"+name+"/status", map[string]any{"status": map[string]any{"phase": "Running", "podIP": ip, "podIPs": []any{map[string]any{"ip": ip}}, "conditions": ready}})
+	c.do("PATCH", "/api/v1/namespaces/default/pods/"+name+"/status", map[string]any{"status": map[string]any{"phase": "Running", "podIP": ips[0], "podIPs": podIPs, "conditions": ready}})
 	start(c.t, "workload "+name, nil, m.command(os.Getenv(podgateEnv), "workload", "http", "--port", "8080")...)
-	return m, ip
+	return m, ips
 }
 
 // fetch asks from a namespace, and says what came.
@@ -134,14 +142,14 @@ func TestNode(t *testing.T) {
 	t.Cleanup(func() { first.run("ip", "link", "del", "uplink1") })
 	first.run("ip", "link", "set", "uplink2", "netns", fmt.Sprint(second.pid))
 	for _, n := range []struct {
-		m            machine
-		dev, addr    string
-		name, server string
-	}{{first, "uplink1", node1, "node-1", "127.0.0.1"}, {second, "uplink2", node2, "node-2", node1}} {
+		m                   machine
+		dev, addr, v6, name string
+	}{{first, "uplink1", node1, node1v6, "node-1"}, {second, "uplink2", node2, node2v6, "node-2"}} {
 		n.m.run("ip", "addr", "add", n.addr+"/24", "dev", n.dev)
+		n.m.run("ip", "addr", "add", n.v6+"/64", "dev", n.dev, "nodad")
 		n.m.run("ip", "link", "set", n.dev, "up")
-		n.m.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-		c.addNode(n.name, n.addr)
+		n.m.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+		c.addNode(n.name, n.addr, n.v6)
 	}
 	config, err := os.ReadFile(c.path("podgate.kubeconfig"))
 	if err != nil {
@@ -159,80 +167,104 @@ func TestNode(t *testing.T) {
 		return nil
 	})
 	web := map[string]any{"app": "web"}
-	p1, ip1 := c.pod(g1, first, "node-1", "p1", web)
-	p2, ip2 := c.pod(g2, second, "node-2", "p2", map[string]any{"app": "other"})
+	p1, ips1 := c.pod(g1, first, "node-1", "p1", web)
+	p2, ips2 := c.pod(g2, second, "node-2", "p2", map[string]any{"app": "other"})
 	c.do("POST", "/api/v1/namespaces/default/services", object("v1", "Service", "default", "web", map[string]any{"spec": map[string]any{
-		"clusterIP": "10.96.0.80", "selector": web, "ports": []any{map[string]any{"port": 80, "targetPort": 8080}},
+		"clusterIP": "10.96.0.80", "clusterIPs": []any{"10.96.0.80", "fd00:10:96::80"}, "ipFamilyPolicy": "RequireDualStack", "selector": web, "ports": []any{map[string]any{"port": 80, "targetPort": 8080}},
 	}}))
 
-	ln, err := net.Listen("tcp", node1+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "client "+r.RemoteAddr) })}
-	go srv.Serve(ln)
-	t.Cleanup(func() { srv.Close() })
-	port := ln.Addr().(*net.TCPAddr).Port
-	c.do("POST", "/api/v1/namespaces/default/services", object("v1", "Service", "default", "onnode", map[string]any{"spec": map[string]any{
-		"clusterIP": "10.96.0.81", "ports": []any{map[string]any{"name": "http", "port": 80, "targetPort": port}},
-	}}))
-	onNode := object("discovery.k8s.io/v1", "EndpointSlice", "default", "onnode", map[string]any{
-		"addressType": "IPv4", "endpoints": []any{map[string]any{"addresses": []any{node1}}}, "ports": []any{map[string]any{"name": "http", "port": port}},
-	})
-	onNode["metadata"].(map[string]any)["labels"] = map[string]any{"kubernetes.io/service-name": "onnode"}
-	c.do("POST", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", onNode)
-
-	for _, check := range []struct {
-		what string
-		f    func() error
-	}{
-		{"the node reaches a pod, as a probe does", first.says("http://"+ip1+":8080/clientip", node1+":")},
-		{"the node reaches a Service", first.says("http://10.96.0.80/clientip", node1+":")},
-		{"the node reaches a Service whose endpoint is the node", first.says("http://10.96.0.81/", "client 10.244.")},
-		{"the node asks the cluster's DNS", lookup("web.default.svc.cluster.local", "10.96.0.80")},
-		{"a pod reaches the node at its address, with its own", p1.says(fmt.Sprintf("http://%s:%d/", node1, port), "client "+ip1)},
-		{"a pod reaches a Service whose endpoint is the node", p1.says("http://10.96.0.81/", "client "+ip1)},
-		{"pods of two nodes reach each other without NAT", p1.says("http://"+ip2+":8080/clientip", ip1+":")},
-		{"and back", p2.says("http://"+ip1+":8080/clientip", ip2+":")},
-		{"a pod reaches a Service whose endpoint is on the other node", p2.says("http://10.96.0.80/clientip", ip2+":")},
-		{"a node reaches a pod of the other node", first.says("http://"+ip2+":8080/clientip", node1+":")},
-		{"the other node reaches a Service here", second.says("http://10.96.0.80/clientip", "")},
+	for i, family := range []struct{ name, node, web, onNode, gateway, dns string }{
+		{"IPv4", node1, "10.96.0.80", "10.96.0.81", "10.244.", "10.96.0.10"},
+		{"IPv6", node1v6, "fd00:10:96::80", "fd00:10:96::81", "[fd00:10:244:", "fd00:10:96::a"},
 	} {
-		t.Logf("%-60s after %s", check.what, await(t, check.what, check.f).Round(time.Millisecond))
+		port := c.serveOnNode(family.name, family.node, family.onNode)
+		url := func(host string, port int, path string) string {
+			return "http://" + net.JoinHostPort(host, fmt.Sprint(port)) + path
+		}
+		from := func(ip string) string { return net.JoinHostPort(ip, "") }
+		ip1, ip2 := ips1[i], ips2[i]
+		for _, check := range []struct {
+			what string
+			f    func() error
+		}{
+			{"the node reaches a pod, as a probe does", first.says(url(ip1, 8080, "/clientip"), from(family.node))},
+			{"the node reaches a Service", first.says(url(family.web, 80, "/clientip"), from(family.node))},
+			{"the node reaches a Service whose endpoint is the node", first.says(url(family.onNode, 80, "/"), "client "+family.gateway)},
+			{"the node asks the cluster's DNS", lookup(family.dns, "web.default.svc.cluster.local", family.web)},
+			{"a pod reaches the node at its address, with its own", p1.says(url(family.node, port, "/"), "client "+from(ip1))},
+			{"a pod reaches a Service whose endpoint is the node", p1.says(url(family.onNode, 80, "/"), "client "+from(ip1))},
+			{"pods of two nodes reach each other without NAT", p1.says(url(ip2, 8080, "/clientip"), from(ip1))},
+			{"and back", p2.says(url(ip1, 8080, "/clientip"), from(ip2))},
+			{"a pod reaches a Service whose endpoint is on the other node", p2.says(url(family.web, 80, "/clientip"), from(ip2))},
+			{"a node reaches a pod of the other node", first.says(url(ip2, 8080, "/clientip"), from(family.node))},
+			{"the other node reaches a Service here", second.says(url(family.web, 80, "/clientip"), family.gateway)},
+		} {
+			t.Logf("%s: %-60s after %s", family.name, check.what, await(t, family.name+": "+check.what, check.f).Round(time.Millisecond))
+		}
 	}
 
 	c.do("POST", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", object("networking.k8s.io/v1", "NetworkPolicy", "default", "deny", map[string]any{"spec": map[string]any{"podSelector": map[string]any{"matchLabels": web}}}))
 	await(t, "the policy is enforced for pods of the other node", func() error {
-		if out, err := p2.fetch("http://" + ip1 + ":8080/"); err == nil {
-			return fmt.Errorf("it answers %q", out)
+		for _, ip := range ips1 {
+			if out, err := p2.fetch("http://" + net.JoinHostPort(ip, "8080") + "/"); err == nil {
+				return fmt.Errorf("it answers %q", out)
+			}
 		}
 		return nil
 	})
-	if _, err := first.fetch("http://" + ip1 + ":8080/"); err != nil {
-		t.Errorf("a policy keeps probes out: %v", err)
+	for _, ip := range ips1 {
+		if _, err := first.fetch("http://" + net.JoinHostPort(ip, "8080") + "/"); err != nil {
+			t.Errorf("a policy keeps probes out: %v", err)
+		}
 	}
 	for _, args := range [][]string{{"iptables-save"}, {"ip6tables-save"}, {"nft", "list", "ruleset"}} {
 		if out := first.run(args...); strings.TrimSpace(out) != "" {
 			t.Errorf("%v: got %q, want nothing", args, out)
 		}
 	}
-	t.Logf("\n%s", first.run("ip", "route"))
+	t.Logf("\n%s%s", first.run("ip", "route"), first.run("ip", "-6", "route", "show", "proto", "88"))
 	g1.stop()
-	if out := first.run("ip", "route", "show", "proto", "88"); out != "" {
-		t.Errorf("routes are left: %s", out)
+	for _, family := range []string{"-4", "-6"} {
+		if out := first.run("ip", family, "route", "show", "proto", "88"); out != "" {
+			t.Errorf("routes are left: %s", out)
+		}
 	}
 }
 
+// serveOnNode makes a Service whose endpoint is a server on the first node that
+// says who asks, and returns the server's port.
+func (c *controlPlane) serveOnNode(family, addr, clusterIP string) int {
+	c.t.Helper()
+	ln, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "client "+r.RemoteAddr) })}
+	go srv.Serve(ln)
+	c.t.Cleanup(func() { srv.Close() })
+	port := ln.Addr().(*net.TCPAddr).Port
+	name := "onnode-" + strings.ToLower(family)
+	c.do("POST", "/api/v1/namespaces/default/services", object("v1", "Service", "default", name, map[string]any{"spec": map[string]any{
+		"clusterIP": clusterIP, "ipFamilies": []any{family}, "ports": []any{map[string]any{"name": "http", "port": 80, "targetPort": port}},
+	}}))
+	slice := object("discovery.k8s.io/v1", "EndpointSlice", "default", name, map[string]any{
+		"addressType": family, "endpoints": []any{map[string]any{"addresses": []any{addr}}}, "ports": []any{map[string]any{"name": "http", "port": port}},
+	})
+	slice["metadata"].(map[string]any)["labels"] = map[string]any{"kubernetes.io/service-name": name}
+	c.do("POST", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice)
+	return port
+}
+
 // lookup asks the cluster's DNS from here.
-func lookup(name, want string) func() error {
+func lookup(dns, name, want string) func() error {
 	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, "10.96.0.10:53")
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(dns, "53"))
 	}}
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		addrs, err := r.LookupHost(ctx, name)
-		if err == nil && (len(addrs) == 0 || addrs[0] != want) {
+		if err == nil && !slices.Contains(addrs, want) {
 			err = fmt.Errorf("got %v", addrs)
 		}
 		return err
