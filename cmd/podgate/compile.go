@@ -105,7 +105,7 @@ func (g *gateway) compile(st *kube.State) bool {
 	}
 	g.mu.Lock()
 	g.compiled = next
-	g.listeners = slices.Concat(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isIngress(l) }), doors, published)
+	g.listeners = slices.Concat(slices.DeleteFunc(g.listeners, func(l control.Listener) bool { return !isFixed(l) }), doors, published)
 	g.mu.Unlock()
 	g.changed.Broadcast()
 	if g.cluster != nil {
@@ -114,8 +114,9 @@ func (g *gateway) compile(st *kube.State) bool {
 	return true
 }
 
-func isIngress(l control.Listener) bool {
-	return l.For == "Ingress (HTTP)" || l.For == "Ingress (HTTPS)" || l.For == "Metrics"
+// isFixed says whether a listener is there whatever the state.
+func isFixed(l control.Listener) bool {
+	return slices.Contains([]string{"Ingress (HTTP)", "Ingress (HTTPS)", "Metrics", proxyFor, proxyDNSFor}, l.For)
 }
 
 // enforce waits until the data path has taken everything that the store holds now.

@@ -70,6 +70,8 @@ type config struct {
 	ThisNode       string
 	Remember       bool // the state of the cluster
 	NodeInterface  string
+	NodeProxy      netip.AddrPort // for the node's own processes, where there is no NodeInterface
+	NodeProxyDNS   netip.AddrPort // likewise
 	Health         netip.AddrPort // of /healthz and /readyz
 	Drain          time.Duration
 	LogLevel       string
@@ -306,6 +308,12 @@ var settings = []setting{
 	{"gateway.interface", "podgate0", "TAP that `podgate gateway` makes in the node's network, by which the node's own processes reach pods and Services, and other nodes' pods are reached; empty: none", func(c *config, v string) error {
 		c.NodeInterface = v
 		return nil
+	}},
+	{"gateway.proxy", "127.0.0.1:10258", "where `podgate gateway`, if it has no gateway.interface, serves a SOCKS5 and HTTP proxy by which the node's own processes reach pods and Services; empty: nowhere", func(c *config, v string) error {
+		return optionalAddrPort(v, &c.NodeProxy)
+	}},
+	{"gateway.proxy-dns", "127.0.0.1:10253", "where it answers the cluster's DNS then, by UDP and TCP; empty: nowhere", func(c *config, v string) error {
+		return optionalAddrPort(v, &c.NodeProxyDNS)
 	}},
 	{"gateway.health", "127.0.0.1:10256", "where `podgate gateway` answers /healthz and /readyz; empty: nowhere", func(c *config, v string) error {
 		return optionalAddrPort(v, &c.Health)

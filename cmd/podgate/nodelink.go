@@ -212,15 +212,17 @@ func internalAddrs(n *corev1.Node) (all []netip.Addr) {
 }
 
 // linkNode attaches the node itself. Where that is not allowed the gateway goes
-// on without, and says what does not work then.
+// on without, says what does not work then, and serves a proxy instead.
 func (c *cluster) linkNode(ctx context.Context, g *gateway) error {
 	if g.cfg.NodeInterface == "" {
+		c.serveNode(ctx, g)
 		return nil
 	}
 	l, dev, err := newNodeLink(g.cfg.NodeInterface, c.addrs(), g.cfg, g.log)
 	if err != nil {
 		g.log.Warn("the node's own processes do not reach pods and Services, kubelets' probes among them, and pods of other nodes are reached by the way out",
-			"interface", g.cfg.NodeInterface, "err", err)
+			"interface", g.cfg.NodeInterface, "instead", g.cfg.NodeProxy, "err", err)
+		c.serveNode(ctx, g)
 		return nil
 	}
 	if _, err := g.plane.Attach(stack.PortSpec{Pod: nodePort, Name: l.name, MAC: macOf(l.addrs), Addrs: l.addrs, MTU: g.cfg.MTU, Router: true}, dev); err != nil {

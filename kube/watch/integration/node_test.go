@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -255,10 +256,13 @@ func (c *controlPlane) serveOnNode(family, addr, clusterIP string) int {
 	return port
 }
 
-// lookup asks the cluster's DNS from here.
+// lookup asks the cluster's DNS from here, at an address, with or without a port.
 func lookup(dns, name, want string) func() error {
+	if _, _, err := net.SplitHostPort(dns); err != nil {
+		dns = net.JoinHostPort(dns, "53")
+	}
 	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(dns, "53"))
+		return new(net.Dialer).DialContext(ctx, network, dns)
 	}}
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -269,4 +273,39 @@ func lookup(dns, name, want string) func() error {
 		}
 		return err
 	}
+}
+
+// TestNodeWithoutTAP: where there is no interface in the node's namespace, a proxy
+// and a DNS server on loopback lead the node's own processes into the cluster.
+func TestNodeWithoutTAP(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test needs root: pods are attached as on a node")
+	}
+	c := newControlPlane(t)
+	c.addNode("node-1", "127.0.0.1")
+	c.kubectl("apply", "-f", deploy)
+	g := c.gateway("without", "node-1", "podgate", "gateway.interface=", "state.dir="+c.path("state"))
+	g.awaitReady()
+	node, web := here(t), map[string]any{"app": "web"}
+	_, ips := c.pod(g, node, "node-1", "p1", web)
+	c.do("POST", "/api/v1/namespaces/default/services", object("v1", "Service", "default", "web", map[string]any{"spec": map[string]any{
+		"clusterIP": "10.96.0.80", "selector": web, "ports": []any{map[string]any{"port": 80, "targetPort": 8080}},
+	}}))
+	for _, scheme := range []string{"http", "socks5"} {
+		by := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyURL(&url.URL{Scheme: scheme, Host: "127.0.0.1:10258"})}}
+		for _, target := range []string{"web.default.svc.cluster.local", "web.default.svc", "10.96.0.80", ips[0] + ":8080", "[" + ips[1] + "]:8080"} {
+			await(t, scheme+" leads to "+target, func() error {
+				resp, err := by.Get("http://" + target + "/clientip")
+				if err != nil {
+					return err
+				}
+				defer resp.Body.Close()
+				if text, _ := io.ReadAll(resp.Body); !strings.HasPrefix(string(text), "10.244.0.1:") && !strings.HasPrefix(string(text), "[fd00:10:244::1]:") {
+					return fmt.Errorf("%s: the client is %q", resp.Status, text)
+				}
+				return nil
+			})
+		}
+	}
+	await(t, "the cluster's DNS answers", lookup("127.0.0.1:10253", "web.default.svc.cluster.local", "10.96.0.80"))
 }
