@@ -47,18 +47,23 @@ func TestUplink(t *testing.T) {
 	nstest.Need(t, "curl", "nc", "ping", "traceroute")
 	far := forwarding(t)
 	var ln net.Listener
-	var pc net.PacketConn
+	var pc, pc6 net.PacketConn
 	far.Do(func() (err error) {
 		if ln, err = net.Listen("tcp", ":7000"); err != nil {
 			return err
 		}
-		pc, err = net.ListenPacket("udp4", "198.51.100.7:7000")
+		if pc, err = net.ListenPacket("udp4", "198.51.100.7:7000"); err != nil {
+			return err
+		}
+		pc6, err = net.ListenPacket("udp6", "[2001:db8:2::2]:7000")
 		return err
 	})
 	defer ln.Close()
 	defer pc.Close()
+	defer pc6.Close()
 	go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello "+r.RemoteAddr+"\n") }))
 	go echoPackets(pc)
+	go echoPackets(pc6)
 
 	s := newShell(t)
 	s.up("--set ingress.http= --set ingress.https= --set egress.mode=uplink --set egress.uplink.addresses=203.0.113.10/24,2001:db8:3::10/64 --set egress.uplink.next-hops=203.0.113.1,2001:db8:3::1 " + write(t, "app.yaml", goodPod+`
@@ -78,6 +83,7 @@ spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, selector: {app: web}, p
 		{"IPv6", "curl -s -m 20 --local-port 40124 http://[2001:db8:2::2]:7000", "hello [2001:db8:3::10]:40124\n"},
 		{"ping, IPv6", "ping -c1 -W20 2001:db8:2::2", "1 received"},
 		{"UDP", "sh -c 'echo hi | nc -u -W 1 -w 20 198.51.100.7 7000'", "hi"},
+		{"UDP, IPv6", "sh -c 'echo hi | nc -u -w 1 2001:db8:2::2 7000'", "hi"},
 		{"ping", "ping -c1 -W20 198.51.100.7", "1 received"},
 	} {
 		if r := s.run(in + c.cmd); !strings.Contains(r.out, c.want) {
@@ -92,8 +98,12 @@ spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, selector: {app: web}, p
 		t.Errorf("a port that nobody has is not refused: %+v", r)
 	}
 	run := func(args ...string) string { return s.run(in + "traceroute " + strings.Join(args, " ")).out }
-	if hops, out := nstest.Traceroute("198.51.100.7", run, "-q", "1", "-m", "4", "-U"); !slices.Equal(hops, []string{"10.244.0.1", "203.0.113.1", "198.51.100.7"}) {
-		t.Errorf("traceroute:\n%s", out)
+	for _, way := range [][]string{{"10.244.0.1", "203.0.113.1", "198.51.100.7"}, {"fd00:10:244::1", "2001:db8:3::1", "2001:db8:2::2"}} {
+		for _, how := range []string{"-U", "-I", "-T -p 7000"} {
+			if hops, out := nstest.Traceroute(way[2], run, "-q", "1", "-m", "4", how); !slices.Equal(hops, way) {
+				t.Errorf("traceroute %s:\n%s", how, out)
+			}
+		}
 	}
 	// Inbound, the client is seen as it is; what is no Service is refused.
 	from := func(url string) string {
@@ -130,6 +140,10 @@ func TestUplinkMistakesAreNamed(t *testing.T) {
 		" --set egress.uplink.addresses=203.0.113.10/24 --set egress.uplink.next-hops=203.0.113.10":                            "egress.uplink.next-hops",
 		" --set egress.uplink.addresses=10.244.0.9/16 --set egress.uplink.next-hops=10.244.0.8":                                "overlaps",
 		" --set egress.uplink.addresses=203.0.113.10/24,203.0.113.11/24 --set egress.uplink.next-hops=203.0.113.1":             "one a family",
+		" --set egress.uplink.ports=70000-80000":                                                                               "not a range of ports",
+		" --set egress.uplink.mapping=symmetric":                                                                               "endpoint-independent",
+		" --set egress.uplink.mapping-timeout=30s":                                                                             "from 2m",
+		" --set egress.uplink.filtering=endpoint-independent":                                                                  "takes egress.uplink.mapping",
 		" --set egress.uplink.addresses=203.0.113.10/24 --set egress.uplink.next-hops=me":                                      "not an address",
 		" --set egress.uplink.addresses=203.0.113.10/24 --set egress.uplink.next-hops=203.0.113.1 --set egress.uplink.name=lo": "lo",
 	} {

@@ -31,6 +31,11 @@ func (w *World) names() map[netip.Addr]string {
 			put(uplinkHops[i], "uplink")
 		}
 	}
+	if w.Node != nil {
+		for _, a := range nodeAddrs {
+			put(a, "node")
+		}
+	}
 	for name, n := range w.Store.State().Networks {
 		for _, a := range n.Gateways() {
 			put(a, "gateway."+name.Name)

@@ -11,7 +11,8 @@ import (
 )
 
 // However conversations come and go, an endpoint of a pod has one external port as
-// long as it speaks, and that is nobody else's; answers find it.
+// long as it speaks, and that is nobody else's; answers find it, and strangers do
+// not get in by it, nor by anything else.
 func TestMappingsAreOneToOne(t *testing.T) {
 	w := New(t, stack.Config{})
 	w.Apply("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: x}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: {containers: [{name: c, image: x}]}\n")
@@ -26,11 +27,31 @@ func TestMappingsAreOneToOne(t *testing.T) {
 		port  uint16
 		proto packet.Proto
 	}
+	type conversation struct {
+		inner
+		peer packet.Addr
+	}
+	spoken := map[conversation]bool{}
 	owner := map[outer]inner{}
 	seen := map[outer]time.Duration{}
 	now, exhausted := time.Duration(0), 0
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 1500 {
+		guess := Packet{SrcMAC: w.Uplink.MAC, DstMAC: GatewayMAC, TCPFlags: packet.SYN, Tuple: packet.Tuple{
+			Src: packet.AddrFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(1 + r.IntN(4))})), SrcPort: 9,
+			Dst:     packet.AddrFrom([]netip.Addr{uplinkAddrs[0], pods[0].IP(), pods[1].IP()}[r.IntN(3)]),
+			DstPort: uint16(40000 + r.IntN(12)), Proto: []packet.Proto{packet.UDP, packet.TCP}[r.IntN(2)],
+		}}
+		w.Send(w.Uplink, guess.Frame())
+		w.Uplink.Received()
+		for _, pod := range pods {
+			for _, f := range pod.Received() {
+				var p packet.Packet
+				if packet.Decode(&p, f); !spoken[conversation{inner{pod, p.DstPort, p.Proto}, p.Src}] {
+					t.Fatalf("%s came in to %s", w.Describe(f), pod.Name)
+				}
+			}
+		}
 		if r.IntN(4) == 0 {
 			d := time.Duration(r.IntN(120)) * time.Second
 			now += d
@@ -62,6 +83,7 @@ func TestMappingsAreOneToOne(t *testing.T) {
 			}
 		}
 		owner[out], seen[out] = in, now
+		spoken[conversation{in, p.Dst}] = true
 		w.Send(w.Uplink, Packet{Tuple: p.Tuple.Reverse(), SrcMAC: w.Uplink.MAC, DstMAC: GatewayMAC, TCPFlags: packet.SYN | packet.ACK}.Frame())
 		if n := len(in.pod.Received()); n != 1 {
 			t.Fatalf("%d frames answered", n)

@@ -43,6 +43,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	mtu N                      of every port; comes first
 //	mtu POD N                  give the pod another interface, with that MTU
 //	uplink [OPTION...]         a way out that masquerades: mapping=endpoint-independent, filtering=likewise, ports=FIRST-LAST
+//	node                       the node itself is attached: node
 //	route PREFIX POD           a network behind a pod; unroute PREFIX: no longer
 //	masquerade FIRST-LAST      source ports that may be claimed; comes first
 //	fault POD [LIST]           a bad link, such as loss=10%,delay=20ms; none: a good one
@@ -53,7 +54,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	flows, drops, denials      list them
 //
 // A pod's further interface is POD.net1. An address is a pod's name, svc/NAME,
-// gateway, gateway.NETWORK, uplink (its next hop), dns, or a literal; @6 means its IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
+// gateway, gateway.NETWORK, uplink (its next hop), node, dns, or a literal; @6 means its IPv6 one; :PORT follows. Options: S SA A FA RA F R (TCP flags), len=N, ttl=N,
 // seq=N, mss=N, id=N (echo), mac=MAC (source), to=MAC|POD|gateway (destination),
 // gso=N, partial, nosum, df, frag=N (in fragments of N bytes), only=I,J (of them).
 func Run(t *testing.T, file string) {
@@ -171,6 +172,8 @@ func (s *script) run(line string) {
 	case "egress":
 		w.Input.EgressOff = args[0] == "off"
 		w.Publish()
+	case "node":
+		w.AddNode()
 	case "uplink":
 		s.uplink(args)
 	case "route":

@@ -29,6 +29,8 @@ var (
 	uplinkAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:3::10")} // the gateway's
 	uplinkHops  = []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8:3::1")}
 
+	nodeAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:2::1")}
+
 	podCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/64")}
 	svcCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 )
@@ -41,12 +43,15 @@ type World struct {
 	Names  *policy.Names // what pods were told by DNS
 	Local  *Pod          // the other side of the gateway's own stack
 	Uplink *Pod          // the next hop of an uplink; nil: there is none
+	Node   *Pod          // the node's kernel, which forwards for others too; nil: it is not linked
 	pods   map[kube.Name]*Pod
 	were   map[netip.Addr]kube.Name // pods that are gone
 	now    atomic.Int64
 
 	Routes []stack.Route // beside those of networks
 	Input  stack.Input   // what was published last
+
+	external []netip.Addr // at which node ports are beside the gateway's own
 
 	hosts hosts
 }
@@ -108,9 +113,19 @@ func (w *World) AddUplink(nat stack.Masquerade) {
 		Network: uplinkSegment.Name, Router: true, Masquerade: &nat,
 	})
 	w.Uplink.Name = parseName("uplink")
+	w.external = append(w.external, uplinkAddrs...)
 	w.Routes = append(w.Routes,
 		stack.Route{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Via: uplinkHops[0]},
 		stack.Route{Prefix: netip.MustParsePrefix("::/0"), Via: uplinkHops[1]})
+	w.publish()
+}
+
+// AddNode attaches the node itself, as podgate gateway does.
+func (w *World) AddNode() {
+	w.t.Helper()
+	w.Node = w.attach(stack.PortSpec{Pod: kube.Name{Name: "node"}, Name: "podgate0", MAC: MACOf(nodeAddrs[0]), Addrs: nodeAddrs, Router: true})
+	w.Node.Name = parseName("node")
+	w.external = append(w.external, nodeAddrs...)
 	w.publish()
 }
 
@@ -265,13 +280,9 @@ func (w *World) publish() {
 	w.t.Helper()
 	state := w.Store.State()
 	node := []netip.Addr{podCIDRs[0].Addr().Next(), podCIDRs[1].Addr().Next()}
-	var external []netip.Addr
-	if w.Uplink != nil {
-		external = uplinkAddrs
-	}
 	var problems []kube.Problem
 	w.Input.Services, problems = nat.Compile(w.Input.Services, state, nat.Config{
-		NodeName: "podgate", NodeAddrs: slices.Concat(node, external), ServiceCIDRs: svcCIDRs,
+		NodeName: "podgate", NodeAddrs: slices.Concat(node, w.external), ServiceCIDRs: svcCIDRs,
 	})
 	for _, p := range problems {
 		w.t.Log(p)
@@ -304,6 +315,8 @@ func (w *World) Pod(name string) *Pod {
 	switch {
 	case name == "local":
 		return w.Local
+	case name == "node" && w.Node != nil:
+		return w.Node
 	case name == "uplink" && w.Uplink != nil:
 		return w.Uplink
 	}
@@ -357,11 +370,13 @@ func (w *World) Poll() {
 	}
 }
 
-// all are the local side, the uplink and the pods by name.
+// all are the local side, the node, the uplink and the pods by name.
 func (w *World) all() []*Pod {
 	all := []*Pod{w.Local}
-	if w.Uplink != nil {
-		all = append(all, w.Uplink)
+	for _, p := range []*Pod{w.Node, w.Uplink} {
+		if p != nil {
+			all = append(all, p)
+		}
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(w.pods), compareNames) {
 		all = append(all, w.pods[name])

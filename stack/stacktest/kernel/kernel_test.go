@@ -56,7 +56,6 @@ func newClusterOf(t *testing.T, kind string, mtu, bmtu int) *cluster {
 	return c
 }
 
-// newPlane is a running plane without ports.
 // newPlane is a plane that forwards. Its clock may be another than the system's.
 func newPlane(t *testing.T, now func() int64) *stack.Plane {
 	t.Helper()
@@ -131,15 +130,13 @@ func newLink(t *testing.T, kind string, name kube.Name, mtu int) (*pod, link.Dev
 	return p, dev
 }
 
-// services is a Service of b at vip4 and vip6, and one without endpoints.
-func services(t *testing.T) *nat.Table {
-	t.Helper()
-	m, problems := kube.LoadBytes("services", []byte(`
+// servicesOfB is a Service of b at vip4 and vip6, and one without endpoints.
+const servicesOfB = `
 apiVersion: v1
 kind: Service
 metadata: {name: b}
 spec:
-  clusterIPs: ["`+vip4+`", "`+vip6+`"]
+  clusterIPs: ["` + vip4 + `", "` + vip6 + `"]
   ipFamilyPolicy: RequireDualStack
   ports: [{name: tcp, port: 80, targetPort: 8080}, {name: udp, port: 53, protocol: UDP, targetPort: 8080}]
 ---
@@ -161,7 +158,17 @@ apiVersion: v1
 kind: Service
 metadata: {name: nobody}
 spec: {clusterIP: 10.96.1.2, ports: [{port: 80}]}
-`))
+`
+
+func services(t *testing.T) *nat.Table {
+	t.Helper()
+	return compiled(t, servicesOfB, nil)
+}
+
+// compiled are the Services of manifests, on a node with these addresses.
+func compiled(t *testing.T, manifests string, node []netip.Addr) *nat.Table {
+	t.Helper()
+	m, problems := kube.LoadBytes("services", []byte(manifests))
 	for _, p := range problems {
 		t.Fatal(p)
 	}
@@ -173,7 +180,7 @@ spec: {clusterIP: 10.96.1.2, ports: [{port: 80}]}
 			}
 		}
 	}
-	table, more := nat.Compile(nil, store.State(), nat.Config{NodeName: "podgate"})
+	table, more := nat.Compile(nil, store.State(), nat.Config{NodeName: "podgate", NodeAddrs: node})
 	for _, p := range more {
 		t.Log(p)
 	}
