@@ -265,8 +265,8 @@ func forbidden(a packet.Addr) bool {
 }
 
 // masquerade: what leaves by an uplink needs the address that the gateway has
-// there as source. So does what a client outside sent to a port of the host if the
-// pod is another node's, which would answer past us, and a packet that a Service
+// there as source. So does what a client outside sent to a port of the host, or at an
+// uplink, if the pod is another node's, which would answer past us, and a packet that a Service
 // leads back to the pod that it came from, for the same reason (hairpin). What one
 // pod sends to another's mapping comes from its own, as it would outside (RFC 4787,
 // REQ-9). The gateway's own stack hands us also what it sends to itself.
@@ -276,7 +276,7 @@ func (s *Snapshot) masquerade(q *query, d *decision) Reason {
 		d.to.Src, d.masquerade = q.Dst, true
 		return None
 	}
-	if q.port.Local && d.out.Router && d.out.Masquerade == nil && !s.isPods(d.to.Src) {
+	if (q.port.Local || q.port.Masquerade != nil) && d.out.Router && d.out.Masquerade == nil && !s.isPods(d.to.Src) {
 		if gw := s.gateway(d.to.Src); gw != (packet.Addr{}) {
 			d.to.Src, d.masquerade = gw, true
 			return None

@@ -249,7 +249,7 @@ func (t *Trace) masquerade(q *query, d *decision, r Reason) {
 		t.add(stageMasquerade, "by %s: the other side sees the gateway's address there, %s", d.out.label(), d.to.Src)
 	case d.masquerade && d.uplink != nil:
 		t.add(stageMasquerade, "hairpin: %s sees a mapping of %s, %s, as its client", d.out.label(), d.uplink.label(), d.to.Src)
-	case d.masquerade && q.port.Local:
+	case d.masquerade && (q.port.Local || q.port.Masquerade != nil):
 		t.add(stageMasquerade, "by %s: the other side sees the gateway, %s, as its client", d.out.label(), d.to.Src)
 	case d.masquerade:
 		t.add(stageMasquerade, "hairpin: %s sees the gateway, %s, as its client", d.out.label(), d.to.Src)

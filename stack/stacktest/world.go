@@ -123,8 +123,7 @@ func (w *World) AddUplink(nat stack.Masquerade) {
 // AddNode attaches the node itself, as podgate gateway does.
 func (w *World) AddNode() {
 	w.t.Helper()
-	w.Node = w.attach(stack.PortSpec{Pod: kube.Name{Name: "node"}, Name: "podgate0", MAC: MACOf(nodeAddrs[0]), Addrs: nodeAddrs, Router: true})
-	w.Node.Name = parseName("node")
+	w.Node = w.attach(stack.PortSpec{Pod: parseName("node"), Name: "podgate0", MAC: MACOf(nodeAddrs[0]), Addrs: nodeAddrs, Router: true})
 	w.external = append(w.external, nodeAddrs...)
 	w.publish()
 }
