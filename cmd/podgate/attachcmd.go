@@ -29,7 +29,7 @@ const enteredEnv = "PODGATE_ATTACH_SOCKET"
 
 func newAttachCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "attach [NS/]NAME (--netns PATH | --pid PID)",
+		Use:   "attach [NS/]NAME (--netns PATH | --pid PID | --socket KIND:PATH | --pcap FILE)",
 		Short: "Make a pod of a network namespace that somebody else made",
 		Long: `Make a pod of a network namespace that somebody else made: a container's, a
 virtual machine's, or one of "ip netns" or "unshare -Urn"; or of the network card of
@@ -37,10 +37,17 @@ a virtual machine, which gets its addresses by DHCP and router advertisements. I
 addresses, and is in Services, policies and names like any pod, until
 "podgate detach" or the end of the instance. What runs in it is not podgate's.
 
+With --pcap a pod is made of a capture (pcapng or pcap): it sends what one
+sender of it sent, at the pace of then or with --fast at once, with the addresses
+of then or, where these are not free, with others. What it is answered goes
+nowhere. When all is sent the command says what became of it and takes the
+pod away, or with --keep leaves it for "podgate flows" and "podgate trace".
+
 It takes the right to make interfaces in the namespace: be root, or the user who
 made the user namespace that it belongs to (then with --pid).`,
 		Example: `  podgate attach vpn --netns /run/netns/vpn
   podgate attach shop/web-9 --pid 4711 --labels app=web --ip 10.244.9.9
+  podgate attach again --pcap web.pcapng --fast
   podgate detach vpn`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -56,17 +63,28 @@ made the user namespace that it belongs to (then with --pid).`,
 	f.IntVar(&q.MTU, "mtu", 0, "of the interface, in `BYTES`; pods.mtu")
 	f.StringVar(&q.Kind, "kind", "", "`tap` or veth; a TAP where /dev/net/tun can be opened")
 	socket := f.String("socket", "", "of a virtual machine: `stream:PATH or dgram:PATH` of a unix socket that podgate is to make")
+	var play replay
+	f.StringVar(&play.file, "pcap", "", "capture that the pod's frames are taken of, a `FILE`")
+	f.StringVar(&play.from, "from", "", "with --pcap: the sender, by its MAC `ADDRESS`; who sent first")
+	f.BoolVar(&play.fast, "fast", false, "with --pcap: as fast as possible")
+	f.BoolVar(&play.keep, "keep", false, "with --pcap: leave the pod attached at the end")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		q.Namespace, q.Pod = podName(*ns, args[0])
 		given := 0
-		for _, g := range []bool{*netns != "", *pid != 0, *socket != ""} {
+		for _, g := range []bool{*netns != "", *pid != 0, *socket != "", play.file != ""} {
 			if g {
 				given++
 			}
 		}
 		switch {
 		case given != 1:
-			return usageError{errors.New("attach: give one of --netns PATH, --pid PID and --socket KIND:PATH")}
+			return usageError{errors.New("attach: give one of --netns PATH, --pid PID, --socket KIND:PATH and --pcap FILE")}
+		case play.file == "" && (play.fast || play.keep || play.from != ""):
+			return usageError{errors.New("attach: --from, --fast and --keep are for --pcap FILE")}
+		case play.file != "" && q.Kind != "":
+			return usageError{errors.New("attach: --kind is not for --pcap FILE")}
+		case play.file != "":
+			q.Kind = link.Dgram
 		case *socket != "":
 			kind, path, _ := strings.Cut(*socket, ":")
 			if kind != link.Stream && kind != link.Dgram || path == "" {
@@ -93,6 +111,9 @@ made the user namespace that it belongs to (then with --pid).`,
 			q.Addrs = append(q.Addrs, a)
 		}
 		q.Container = q.Namespace + "/" + q.Pod
+		if play.file != "" {
+			return play.attach(cmd, q)
+		}
 		if *socket != "" {
 			return attachSocket(cmd, q)
 		}

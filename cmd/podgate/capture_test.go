@@ -78,3 +78,45 @@ func TestFlowsFollow(t *testing.T) {
 		t.Errorf("got %q: %v", first, err)
 	}
 }
+
+// What a pod sent can be sent again, by a pod of the capture's own.
+func TestCaptureIsSentAgain(t *testing.T) {
+	nstest.Need(t, "tcpdump")
+	nstest.Need(t, "ping")
+	s := newShell(t)
+	s.up(write(t, "pods.yaml", twoPods) + " --set ingress.http= --set ingress.https=")
+	if !strings.Contains(s.must("podgate get pods -o wide"), "10.244.0.4") {
+		t.Fatal("there is no pod 10.244.0.4")
+	}
+	file := filepath.Join(t.TempDir(), "web.pcapng")
+	s.must(watch("podgate capture web -c 12 -w "+file, file, "podgate exec web -- ping -q -c 8 -i 0.05 10.244.0.4; wait"))
+	from := strings.Fields(s.must("unshare -U tcpdump -e -n -r " + file + " -c 1 icmp[0] == 8"))[1]
+	again := "podgate attach again --pcap " + file + " --from " + from
+	// The addresses are web's: it gets others, and sends from these.
+	if got := s.must(again + " --fast --keep"); !strings.Contains(got, "frames sent in") || !strings.Contains(got, " 0 dropped") {
+		t.Errorf("sent again:\n%s", got)
+	}
+	if got := s.must("podgate flows --pod default/again"); !strings.Contains(got, "default/again:") || !strings.Contains(got, "default/api") {
+		t.Errorf("flows:\n%s", got)
+	}
+	s.must("podgate detach again")
+	// At the pace of then, as pcap, and gone in the end.
+	classic := filepath.Join(t.TempDir(), "web.pcap")
+	s.must("unshare -U tcpdump -w - -r " + file + " >" + classic)
+	s.must("podgate attach again --from " + from + " --pcap " + classic)
+	if got := s.must("podgate get ports"); strings.Contains(got, "default/again") {
+		t.Errorf("it is still attached:\n%s", got)
+	}
+	for line, want := range map[string]string{
+		"podgate attach x --pcap " + write(t, "no", "this is no capture at all"): "no capture",
+		"podgate attach x --pcap nowhere":                                        "capture nowhere: no such file",
+		"podgate attach x --pid 1 --pcap " + file:                                "give one of",
+		"podgate attach x --pid 1 --fast":                                        "are for --pcap",
+		"podgate attach x --from 02:00:00:00:00:01 --pcap " + file:               "it has no frame from",
+		"podgate attach web --pcap " + file:                                      "already",
+	} {
+		if r := s.run(line); r.code == 0 || !strings.Contains(r.errOut, want) {
+			t.Errorf("%s: exit code %d, %q, want %q", line, r.code, r.errOut, want)
+		}
+	}
+}

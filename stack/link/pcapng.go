@@ -123,10 +123,13 @@ type PcapRecord struct {
 	Frame     []byte // Ethernet, the reader's until the next call
 }
 
-// PcapReader reads pcapng of Ethernet, of either byte order.
+// PcapReader reads captures of Ethernet, of either byte order: pcapng, and the
+// older pcap of tcpdump, which has one interface without a name and knows no
+// directions.
 type PcapReader struct {
 	r          io.Reader
 	order      binary.ByteOrder
+	classic    bool // pcap; nanoseconds is its unit
 	interfaces []pcapInterface
 	block      []byte
 }
@@ -140,12 +143,19 @@ type pcapInterface struct {
 // NewPcapReader reads from r, which should be buffered.
 func NewPcapReader(r io.Reader) *PcapReader { return &PcapReader{r: r} }
 
-var errPcap = errors.New("no pcapng")
+var errPcap = errors.New("no capture (pcapng or pcap)")
 
 // Next is the next frame, or io.EOF after the last. A file that ends within a
 // block is io.ErrUnexpectedEOF.
 func (pr *PcapReader) Next() (PcapRecord, error) {
 	for {
+		if pr.classic {
+			rec, err := pr.record()
+			if err != nil || pr.interfaces[0].ethernet {
+				return rec, err
+			}
+			continue
+		}
 		kind, body, err := pr.next()
 		if err != nil {
 			return PcapRecord{}, err
@@ -171,6 +181,9 @@ func (pr *PcapReader) next() (kind uint32, body []byte, err error) {
 		return 0, nil, err
 	}
 	have := 8
+	if pr.order == nil && pr.isClassic(head[:]) {
+		return 0, nil, pr.startClassic()
+	}
 	if binary.LittleEndian.Uint32(head[:]) == blockSection { // a palindrome
 		if _, err := io.ReadFull(pr.r, head[8:]); err != nil {
 			return 0, nil, noEOF(err)
@@ -201,6 +214,13 @@ func (pr *PcapReader) next() (kind uint32, body []byte, err error) {
 		return 0, nil, noEOF(err)
 	}
 	return pr.order.Uint32(head[:]), b[:len(b)-4], nil
+}
+
+// ns is a time in nanoseconds.
+func (i *pcapInterface) ns(units uint64) int64 {
+	hi, lo := bits.Mul64(units%i.perSec, 1e9)
+	part, _ := bits.Div64(hi, lo, i.perSec)
+	return int64(units/i.perSec*1e9 + part)
 }
 
 func noEOF(err error) error {
@@ -250,9 +270,7 @@ func (pr *PcapReader) packet(b []byte) (rec PcapRecord, ok bool, err error) {
 	iface := pr.interfaces[i]
 	units := uint64(pr.order.Uint32(b[4:]))<<32 | uint64(pr.order.Uint32(b[8:]))
 	rec = PcapRecord{Interface: iface.name, Frame: b[20 : 20+n]}
-	hi, lo := bits.Mul64(units%iface.perSec, 1e9)
-	part, _ := bits.Div64(hi, lo, iface.perSec)
-	rec.At = int64(units/iface.perSec*1e9 + part)
+	rec.At = iface.ns(units)
 	if o := b[min(len(b), 20+int(n+3)&^3):]; len(o) >= 8 && pr.order.Uint16(o) == optFlags {
 		rec.Inbound = pr.order.Uint32(o[4:])&3 == 1
 	}

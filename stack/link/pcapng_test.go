@@ -2,6 +2,7 @@ package link
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"testing"
@@ -61,5 +62,37 @@ func TestPcapThatIsBroken(t *testing.T) {
 	}
 	if _, err := NewPcapReader(bytes.NewReader([]byte("GET / HTTP/1.1\r\n\r\n"))).Next(); !errors.Is(err, errPcap) {
 		t.Errorf("no pcapng at all: %v", err)
+	}
+}
+
+func TestClassicPcap(t *testing.T) {
+	for name, order := range map[string]binary.AppendByteOrder{"little endian": binary.LittleEndian, "big endian": binary.BigEndian} {
+		for magic, unit := range map[uint32]int64{0xa1b2c3d4: 1000, 0xa1b23c4d: 1} {
+			var b []byte
+			for _, v := range []uint32{magic, 2 | 4<<16, 0, 0, 65535, 1} {
+				b = order.AppendUint32(b, v)
+			}
+			for i := range 2 {
+				for _, v := range []uint32{1_700_000_000, uint32(5 + i), 60, 60} {
+					b = order.AppendUint32(b, v)
+				}
+				b = append(b, bytes.Repeat([]byte{byte(i)}, 60)...)
+			}
+			r := NewPcapReader(bytes.NewReader(b))
+			for i := range 2 {
+				rec, err := r.Next()
+				if want := 1_700_000_000_000_000_000 + int64(5+i)*unit; err != nil || rec.At != want || len(rec.Frame) != 60 || rec.Frame[0] != byte(i) {
+					t.Errorf("%s, unit %d ns: got %+v, %v, want a frame at %d", name, unit, rec, err, want)
+				}
+			}
+			if _, err := r.Next(); err != io.EOF {
+				t.Errorf("at the end: %v, want EOF", err)
+			}
+			r = NewPcapReader(bytes.NewReader(b[:len(b)-1]))
+			r.Next()
+			if _, err := r.Next(); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("cut short: %v", err)
+			}
+		}
 	}
 }
