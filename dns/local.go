@@ -117,9 +117,6 @@ func inZones(name string, zones []string) bool {
 
 // inZone says whether a lower-case name is a zone's or below it.
 func inZone(name, zone string) bool {
-	if zone == "." {
-		return true
-	}
-	rest, ok := strings.CutSuffix(name, zone)
-	return ok && (rest == "" || rest[len(rest)-1] == '.')
+	_, ok := cutZone(name, zone)
+	return ok || zone == "."
 }

@@ -72,6 +72,18 @@ func parseReverse(name string) (addr netip.Addr, labels int) {
 	return addr, labels
 }
 
+// cutZone returns the labels of a name before a zone's, ok if it is the zone's or
+// below it. A dot that is escaped is part of a label: a\.b.c. is not below b.c.
+func cutZone(name, zone string) (labels string, ok bool) {
+	rest, ok := strings.CutSuffix(name, zone)
+	if !ok || rest == "" {
+		return "", ok
+	}
+	labels, ok = strings.CutSuffix(rest, ".")
+	escapes := len(labels) - len(strings.TrimRight(labels, `\`))
+	return labels, ok && escapes%2 == 0
+}
+
 // backwards yields the labels of a name from the last to the first.
 func backwards(name string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {

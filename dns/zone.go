@@ -231,8 +231,8 @@ func negative(soa *dns.SOA) dns.RR {
 // find returns the node of a lower-case name, nil if there is none, and the SOA
 // of the zone that it is or would be in.
 func (z *Zone) find(name string, qtype uint16) (n *node, soa *dns.SOA, ours bool) {
-	if rest, ok := strings.CutSuffix(name, z.domain); ok && (rest == "" || rest[len(rest)-1] == '.') {
-		return z.findForward(strings.TrimSuffix(rest, ".")), z.static[""].soa(), true
+	if labels, ok := cutZone(name, z.domain); ok {
+		return z.findForward(labels), z.static[""].soa(), true
 	}
 	if strings.HasSuffix(name, ".arpa.") {
 		return z.findReverse(name, qtype)
@@ -318,11 +318,11 @@ func (z *Zone) namespace(name string) *node {
 func (z *Zone) findReverse(name string, qtype uint16) (n *node, soa *dns.SOA, ours bool) {
 	var in *reverseZone
 	for i := range z.reverse {
-		rest, ok := strings.CutSuffix(name, z.reverse[i].apex)
-		if ok && rest == "" {
+		labels, ok := cutZone(name, z.reverse[i].apex)
+		if ok && labels == "" {
 			return z.reverse[i].node, z.reverse[i].node.soa(), true
 		}
-		if ok && rest[len(rest)-1] == '.' {
+		if ok {
 			in, soa = &z.reverse[i], z.reverse[i].node.soa()
 			break
 		}

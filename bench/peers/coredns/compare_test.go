@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -67,8 +68,11 @@ func startUpstream(t *testing.T) netip.AddrPort {
 	return netip.MustParseAddrPort(pc.LocalAddr().String())
 }
 
-// startCoreDNS serves st by CoreDNS and returns its TCP address.
-func startCoreDNS(t *testing.T, st *kube.State, pods string, upstream netip.AddrPort) string {
+// where is where a server listens, by network.
+type where map[string]string
+
+// startCoreDNS serves st by CoreDNS.
+func startCoreDNS(t *testing.T, st *kube.State, pods string, upstream netip.AddrPort) where {
 	t.Helper()
 	log.SetOutput(io.Discard)
 	caddy.Quiet = true
@@ -85,35 +89,47 @@ func startCoreDNS(t *testing.T, st *kube.State, pods string, upstream netip.Addr
 		api.CloseClientConnections()
 		api.Close()
 	})
+	at := where{}
 	for _, s := range instance.Servers() {
-		if a := s.Addr(); a != nil && a.Network() == "tcp" {
-			return a.String()
+		for _, a := range []net.Addr{s.Addr(), s.LocalAddr()} {
+			if a != nil {
+				at[a.Network()] = a.String()
+			}
 		}
 	}
-	t.Fatal("CoreDNS listens nowhere over TCP")
-	return ""
+	if at["tcp"] == "" || at["udp"] == "" {
+		t.Fatalf("CoreDNS listens at %v only", at)
+	}
+	return at
 }
 
-// startPodgate serves st by podgate's server and returns its TCP address.
-func startPodgate(t *testing.T, st *kube.State, mode dns.PodMode, upstream netip.AddrPort) string {
+// startPodgate serves st by podgate's server, which keeps no answers as CoreDNS does not.
+func startPodgate(t *testing.T, st *kube.State, mode dns.PodMode, upstream netip.AddrPort) where {
 	t.Helper()
 	cfg := podgateConfig(mode)
-	cfg.Upstreams = []netip.AddrPort{upstream}
+	cfg.Upstreams, cfg.CacheTTL = []netip.AddrPort{upstream}, -1
 	s := dns.NewServer(cfg)
 	s.SetZone(dns.Compile(nil, st, cfg))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 2)
 	go func() { done <- s.ServeTCP(l) }()
+	go func() { done <- s.ServeUDP(pc) }()
 	t.Cleanup(func() {
 		s.Shutdown(context.Background())
-		if err := <-done; err != nil {
-			t.Error(err)
+		for range 2 {
+			if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) { // shut down before it began
+				t.Error(err)
+			}
 		}
 	})
-	return l.Addr().String()
+	return where{"tcp": l.Addr().String(), "udp": pc.LocalAddr().String()}
 }
 
 func podgateConfig(mode dns.PodMode) dns.Config {
@@ -135,7 +151,8 @@ func TestSameAsCoreDNS(t *testing.T) {
 		mode dns.PodMode
 	}{{"insecure", dns.Insecure}, {"verified", dns.Verified}, {"disabled", dns.Disabled}} {
 		t.Run("pods "+mode.name, func(t *testing.T) {
-			theirs, ours := dial(t, startCoreDNS(t, st, mode.name, upstream)), dial(t, startPodgate(t, st, mode.mode, upstream))
+			theirs := dial(t, "tcp", startCoreDNS(t, st, mode.name, upstream))
+			ours := dial(t, "tcp", startPodgate(t, st, mode.mode, upstream))
 			qs := questions(st)
 			same, meant, differ := 0, map[string]int{}, 0
 			for _, q := range qs {
@@ -159,9 +176,9 @@ func TestSameAsCoreDNS(t *testing.T) {
 	}
 }
 
-func dial(t *testing.T, addr string) *mdns.Conn {
+func dial(t *testing.T, network string, at where) *mdns.Conn {
 	t.Helper()
-	c, err := mdns.Dial("tcp", addr)
+	c, err := mdns.Dial(network, at[network])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,15 @@ func intended(q mdns.Question, theirs, ours *mdns.Msg) string {
 		}
 	case strings.HasPrefix(name, "ext-loop."):
 		return "ExternalName that leads to itself: SERVFAIL; CoreDNS ends with what it has"
-	case q.Qtype == mdns.TypeAXFR && ours.Rcode == mdns.RcodeRefused:
+	case strings.HasPrefix(name, "_http.tcp.") || strings.HasPrefix(name, "http._tcp.") || strings.HasPrefix(name, "_._tcp."):
+		if denied(ours) && theirs.Rcode == mdns.RcodeSuccess {
+			return "a port's name has both underscores, and a port without a name has none (specification, 2.3.2): CoreDNS does not insist"
+		}
+	case q.Qclass != mdns.ClassINET && ours.Rcode == mdns.RcodeRefused:
+		return "classes other than IN are refused: CoreDNS answers them as IN where it forwards"
+	case q.Qtype == mdns.TypeANY && len(theirs.Answer) == 0 && len(ours.Answer) > 0 && ours.Rcode == mdns.RcodeSuccess:
+		return "ANY of a name that has data: podgate says some of it (RFC 8482, 4.1); CoreDNS that there is none"
+	case (q.Qtype == mdns.TypeAXFR || q.Qtype == mdns.TypeIXFR) && ours.Rcode == mdns.RcodeRefused:
 		return "zone transfers are refused at once, and never forwarded"
 	case reverse && q.Qtype == mdns.TypePTR && denied(theirs) && len(ours.Answer) == 1 && strings.HasSuffix(name, ".192.in-addr.arpa."):
 		return "an endpoint outside of the cluster's addresses: podgate knows its name without serving its zone"

@@ -140,7 +140,7 @@ func objects() *kube.State {
 
 var questionTypes = []uint16{
 	mdns.TypeA, mdns.TypeAAAA, mdns.TypeSRV, mdns.TypeCNAME, mdns.TypeTXT, mdns.TypeNS, mdns.TypeSOA, mdns.TypePTR,
-	mdns.TypeMX, mdns.TypeHTTPS, mdns.TypeCAA, mdns.TypeNAPTR, mdns.TypeDS, 65280, mdns.TypeAXFR,
+	mdns.TypeMX, mdns.TypeHTTPS, mdns.TypeCAA, mdns.TypeNAPTR, mdns.TypeDS, 65280, mdns.TypeAXFR, mdns.TypeANY, mdns.TypeSVCB, mdns.TypeHINFO, mdns.TypeDNAME, mdns.TypeIXFR,
 }
 
 // questions are all types for every name that is there, and for as many that
@@ -177,16 +177,16 @@ func questions(st *kube.State) (qs []mdns.Question) {
 	for name, es := range st.EndpointSlices.All() {
 		of := es.Labels[discoveryv1.LabelServiceName]
 		for i, e := range es.Endpoints {
+			if rev, err := mdns.ReverseAddr(e.Addresses[0]); err == nil {
+				names[rev] = true
+			}
 			if i > 4 {
-				break
+				continue
 			}
 			host := strings.NewReplacer(".", "-", ":", "-").Replace(e.Addresses[0])
 			add("%s.%s.%s.svc.%s", host, of, name.Namespace, zone)
 			if e.Hostname != nil {
 				add("%s.%s.%s.svc.%s", *e.Hostname, of, name.Namespace, zone)
-			}
-			if rev, err := mdns.ReverseAddr(e.Addresses[0]); err == nil {
-				names[rev] = true
 			}
 		}
 	}
@@ -200,7 +200,22 @@ func questions(st *kube.State) (qs []mdns.Question) {
 	for _, n := range []string{"99.99.244.10", "0.96.10", "244.10", "96.10", "x.0.96.10", "1.1.0.96.10", "256.0.96.10", "01.0.96.10"} {
 		add("%s.in-addr.arpa.", n)
 	}
+	for _, n := range []string{`web\.shop.svc.`, `we\ b.shop.svc.`, `\000.shop.svc.`, `web.shop.svc\.`, `\255web.shop.svc.`, `_\.http._tcp.web.shop.svc.`, `10\.244\.0\.10.shop.pod.`} {
+		add("%s%s", n, zone)
+	}
+	for _, n := range []string{"_HTTP._TCP.web.shop.svc.", "_http._Tcp.WEB.shop.SVC.", "_HTTP2._TCP.sctp.shop.svc.", "_SQL._tcp.DB.shop.svc.", "DB-0.db.shop.svc.", "_http.tcp.web.shop.svc.", "http._tcp.web.shop.svc.", "__http._tcp.web.shop.svc.", "_._tcp.noports.shop.svc.", "_*._tcp.web.shop.svc.", "*._tcp.web.shop.svc.", "_http.*.web.shop.svc.", "_http._tcp.db-0.db.shop.svc.", "endpoint.db.shop.svc.", "a.db-0.db.shop.svc.", "web.*.svc.", "any.any.svc.", "any.web.shop.svc."} {
+		add("%s%s", n, zone)
+	}
+	label := strings.Repeat("a", 63)
+	add("%s.shop.svc.%s", label, zone)
+	add("%[1]s.%[1]s.%[1]s.svc.%[2]s", label, zone)
+	for _, n := range []string{".", "local.", "xcluster.local.", "cluster.local.example.com.", "www.example.com.", "a.www.example.com.", "in-addr.arpa.", "ip6.arpa.", "10.in-addr.arpa.", "0.244.10.in-addr.arpa.", "0.0.d.f.ip6.arpa.", "g.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa."} {
+		names[n] = true
+	}
 	for i, name := range slices.Sorted(maps.Keys(names)) {
+		if i%7 == 0 {
+			qs = append(qs, mdns.Question{Name: name, Qtype: mdns.TypeA, Qclass: mdns.ClassCHAOS}, mdns.Question{Name: name, Qtype: mdns.TypeTXT, Qclass: mdns.ClassANY})
+		}
 		for j, t := range questionTypes {
 			qs = append(qs, mdns.Question{Name: name, Qtype: t, Qclass: mdns.ClassINET})
 			if (i+j)%3 == 0 {
