@@ -92,11 +92,8 @@ func (d *decision) denying() []*policy.Policy {
 	return nil
 }
 
-func (d *decision) refuse(r Reason) {
-	d.reason, d.verdict = r, Drop
-	if r.class() == rejected {
-		d.verdict = Reject
-	}
+func (d *decision) refuse(from *attachment, r Reason) {
+	d.reason, d.verdict = r, r.refusal(from)
 }
 
 // decide runs the stages until one refuses.
@@ -129,7 +126,7 @@ func (s *Snapshot) decide(q query, v view, tr *Trace) (d decision) {
 		tr.masquerade(&q, &d, r)
 	}
 	if r != None {
-		d.refuse(r)
+		d.refuse(q.port, r)
 	}
 	return d
 }

@@ -144,7 +144,7 @@ func TestDecide(t *testing.T) {
 		{name: "metadata service", from: "client", src: "client", dst: "169.254.169.254", port: 80, verdict: Reject, reason: EgressForbidden},
 		{name: "link-local", from: "client", src: "client/6", dst: "fe80::1", port: 80, verdict: Reject, reason: EgressForbidden},
 		{name: "node to isolated pod", src: "10.244.0.1", dst: "server", port: 1, out: "default/server", to: "server"},
-		{name: "client outside to isolated pod", src: "192.0.2.1", dst: "server", port: 8080, verdict: Drop, reason: PolicyIngressDenied},
+		{name: "client outside to isolated pod", src: "192.0.2.1", dst: "server", port: 8080, verdict: Reject, reason: PolicyIngressDenied},
 		{name: "client outside to a Service", src: "192.0.2.1", dst: "10.96.1.2", port: 80, verdict: Reject, reason: ServiceNoEndpoints},
 		{name: "local side in the name of a pod", src: "client", dst: "other", port: 80, verdict: Drop, reason: SpoofedIP},
 		{name: "from the local side outwards", src: "10.244.0.1", dst: "192.0.2.1", port: 80, verdict: Reject, reason: NoRoute},

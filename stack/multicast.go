@@ -55,7 +55,7 @@ func (w *worker) group(in *port, p *packet.Packet) {
 				w.send(out, p.Frame)
 				sent = true
 			} else {
-				d.refuse(r)
+				d.refuse(in.attachment, r)
 				denied = d
 			}
 			break

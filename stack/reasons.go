@@ -148,8 +148,8 @@ var reasons = [malformed]struct {
 	ServiceNoLocal:       {"service-no-local-endpoint", dropped, 0},
 	ServiceSourceDenied:  {"service-source-denied", dropped, 0},
 	ServiceUnallocated:   {"service-unallocated", dropped, 0},
-	PolicyEgressDenied:   {"policy-egress-denied", dropped, 0},
-	PolicyIngressDenied:  {"policy-ingress-denied", dropped, 0},
+	PolicyEgressDenied:   {"policy-egress-denied", dropped, sayProhibited},
+	PolicyIngressDenied:  {"policy-ingress-denied", dropped, sayProhibited},
 	UplinkFiltered:       {"uplink-filtered", dropped, 0},
 	NoSuchPod:            {"no-such-pod", rejected, sayHost},
 	GatewayNotServed:     {"gateway-not-served", rejected, sayPort},
@@ -172,6 +172,17 @@ var reasons = [malformed]struct {
 	FlowDrained:          {"flow-drained", flowEvent, 0},
 	PolicyEgressAudited:  {"policy-egress-audited", flowEvent, 0},
 	PolicyIngressAudited: {"policy-ingress-audited", flowEvent, 0},
+}
+
+// refusal is the verdict on what came from a port and has this Reason. What
+// policies deny is dropped without a word, but the gateway's own stack is told:
+// the front door's kept connections and host ports end at once, and not when
+// somebody's patience does.
+func (r Reason) refusal(from *attachment) Verdict {
+	if r.class() == rejected || from.Local && (r == PolicyEgressDenied || r == PolicyIngressDenied) {
+		return Reject
+	}
+	return Drop
 }
 
 // fromFault is the Reason for a frame that Decode refused.

@@ -5,6 +5,7 @@ import (
 
 	"podgate/nat"
 	"podgate/policy"
+	"podgate/stack/flow"
 	"podgate/stack/packet"
 )
 
@@ -47,6 +48,21 @@ func (w *worker) count(in *port, p *packet.Packet, r Reason, d *decision) {
 			w.tally(r, e.denying, d)
 			w.verdicts.say(w, in.attachment, e.tuple, d, r)
 		}
+	}
+}
+
+// abort resets the half that the gateway's own stack has of a conversation that
+// was cut, when the pod speaks in it: a request that was on its way is over. A
+// reset that is not where the stack is, is asked for again, and refused exactly.
+func (w *worker) abort(out *port, p *packet.Packet, leg *flow.Leg) {
+	if !out.errors.take(w.now, w.cfg.ErrorRate) {
+		w.reasons[ErrorsLimited].add(1)
+		return
+	}
+	if f := packet.BuildAbort(w.made.next(), p, leg.Rewrite.Tuple()); f != nil {
+		copy(f.Eth(), out.MAC[:])
+		copy(f.Eth()[6:], w.snap.gatewayMAC[:])
+		w.send(out, f)
 	}
 }
 
@@ -150,11 +166,8 @@ func (e *dropEntry) record(s *Snapshot) DropRecord {
 		Time:    time.Unix(0, e.at),
 		Port:    e.in.title(),
 		Service: serviceName(e.service),
-		Verdict: Drop.String(),
+		Verdict: e.reason.refusal(e.in).String(),
 		Reason:  e.reason.String(),
-	}
-	if e.reason.class() == rejected {
-		rec.Verdict = Reject.String()
 	}
 	for _, p := range e.denying {
 		rec.Policies = append(rec.Policies, p.Name.String())

@@ -92,8 +92,11 @@ func (w *worker) attend(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Leg)
 		f.LastSeen = w.now // as long as the other side keeps trying
 	}
 	d := *w.cookie(f).cut
-	d.to = p.Tuple
-	w.count(in, p, d.reason, &d)
+	d.to, d.verdict = p.Tuple, d.reason.refusal(in.attachment)
+	w.refuse(in, p, &d)
+	if out := w.ports[leg.Out]; out.Local {
+		w.abort(out, p, leg)
+	}
 	return nil, nil
 }
 

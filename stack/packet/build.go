@@ -50,6 +50,23 @@ func finishICMP(t *Tuple, b []byte) {
 	binary.BigEndian.PutUint16(b[2:], ^sum(s, b))
 }
 
+// BuildAbort builds the reset that ends the conversation of p, a TCP segment, for
+// its receiver, who knows it as t: where p is, with its acknowledgment. nil if
+// none may be sent.
+func BuildAbort(buf []byte, p *Packet, t Tuple) Frame {
+	if p.Proto != TCP || p.TCPFlags&RST != 0 || p.Fragment() || !p.MayAnswer() {
+		return nil
+	}
+	f, b := newIP(buf, p.SrcMAC(), p.DstMAC(), t, 64, tcpLen)
+	binary.BigEndian.PutUint16(b, t.SrcPort)
+	binary.BigEndian.PutUint16(b[2:], t.DstPort)
+	copy(b[4:12], p.Frame.Eth()[p.L4+4:p.L4+12])
+	b[12] = tcpLen >> 2 << 4
+	b[13] = RST | p.TCPFlags&ACK
+	binary.BigEndian.PutUint16(b[16:], ^sum(pseudo(&t.Src, &t.Dst, TCP, tcpLen), b))
+	return f
+}
+
 // BuildRST writes into buf the reset that a closed port answers p with
 // (RFC 9293, 3.10.7.1) and returns it, or nil if none may be sent: p is no TCP,
 // a reset itself, a fragment, or forbidden by MayAnswer. It comes from p's

@@ -53,6 +53,7 @@ func FuzzDecode(f *testing.F) {
 		for _, built := range []Frame{
 			BuildICMPError(out, p, from, 3, 0, 0),
 			BuildRST(out, p),
+			BuildAbort(out, p, p.Tuple.Reverse()),
 			BuildEchoReply(out, p),
 		} {
 			if built == nil {

@@ -267,6 +267,13 @@ func TestRST(t *testing.T) {
 		if got := BuildRST(make([]byte, MaxBuilt), must(seg(tu, RST, ""))); got != nil {
 			t.Error("a reset is answered")
 		}
+		// The reset in a segment's own direction is where the segment was.
+		f := BuildAbort(bytes.Repeat([]byte{0xee}, MaxBuilt), must(seg(tu, ACK|PSH, "data")), tu.Reverse())
+		checkSums(t, f)
+		p, h := must(f), must(f).Frame.Eth()
+		if seq, ack := binary.BigEndian.Uint32(h[p.L4+4:]), binary.BigEndian.Uint32(h[p.L4+8:]); p.Tuple != tu.Reverse() || seq != 1000 || ack != 7000 || p.TCPFlags != RST|ACK {
+			t.Errorf("abort: got %+v seq %d ack %d flags %#x", p.Tuple, seq, ack, p.TCPFlags)
+		}
 	}
 	if got := BuildRST(make([]byte, MaxBuilt), must(full(udp4, ""))); got != nil {
 		t.Error("UDP is answered with a reset")
