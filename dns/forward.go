@@ -22,9 +22,11 @@ import (
 // exchange that all equal queries of the moment share. The upstreams are asked
 // in the order of the policy, without one in the order of the configuration,
 // beginning with the one that answered last. One that failed too often in a row
-// comes last until a probe of it is answered. They are asked over UDP, and over TCP when that answer is truncated. An answer counts if its
-// id and question are those of the query; SERVFAIL, REFUSED and NOTIMP send the
-// query on to the next upstream and are passed on only if nobody knows better.
+// comes last until a probe of it is answered. They are asked over UDP, and over
+// TCP when that answer is truncated. An answer counts if its id and question are
+// those of the query, and over UDP is waited for when something else comes first.
+// SERVFAIL, REFUSED and NOTIMP send the query on to the next upstream and are
+// passed on only if nobody knows better.
 // Each query leaves from a socket of its own with a random id (RFC 5452), and in
 // random case if it is to (an answer that has another is asked for over TCP).
 
@@ -42,6 +44,7 @@ type forwarder struct {
 	now        func() time.Time
 	cache      cache
 	warned     sync.Once
+	strayed    sync.Once
 
 	preferred atomic.Uint32 // index of the upstream that answered last
 	turn      atomic.Uint32 // of round_robin
@@ -54,7 +57,7 @@ type forwarder struct {
 }
 
 // counters are those of all forwarders of a server.
-type counters struct{ exchanges, failures, hits, joined atomic.Uint64 }
+type counters struct{ exchanges, failures, strays, hits, joined atomic.Uint64 }
 
 // upstreamState is an upstream and how it is.
 type upstreamState struct {
@@ -95,16 +98,45 @@ func newForwarder(cfg Config, upstreams []Upstream) *forwarder {
 		f.upstreams = append(f.upstreams, &upstreamState{Upstream: u})
 	}
 	if f.cfg.Exchange == nil {
-		f.cfg.Exchange = exchangeBySocket
+		f.cfg.Exchange = f.exchangeBySocket
 	}
 	return f
 }
 
-// exchangeBySocket asks from the gateway's own namespace.
-func exchangeBySocket(ctx context.Context, network, server string, m *dns.Msg) (*dns.Msg, error) {
+// exchangeBySocket asks from the gateway's own namespace. Over UDP what is no
+// answer to m is left, for the answer may still come: anybody can send there.
+// The socket takes nothing from other addresses or ports.
+func (f *forwarder) exchangeBySocket(ctx context.Context, network, server string, m *dns.Msg) (*dns.Msg, error) {
 	c := dns.Client{Net: network, UDPSize: upstreamUDP}
-	answer, _, err := c.ExchangeContext(ctx, m, server)
-	return answer, err
+	if network != "udp" {
+		answer, _, err := c.ExchangeContext(ctx, m, server)
+		return answer, err
+	}
+	conn, err := c.DialContext(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	conn.UDPSize = upstreamUDP
+	asked := cacheKey{name: m.Question[0].Name, qtype: m.Question[0].Qtype}
+	if err := conn.WriteMsg(m); err != nil {
+		return nil, err
+	}
+	for {
+		b, err := conn.ReadMsgHeader(nil)
+		if err != nil && !errors.Is(err, dns.ErrShortRead) {
+			return nil, cmp.Or(ctx.Err(), err)
+		}
+		answer := new(dns.Msg)
+		if err == nil && answer.Unpack(b) == nil && answers(answer, m.Id, asked) {
+			return answer, nil
+		}
+		f.strays.Add(1)
+		f.strayed.Do(func() {
+			f.cfg.Log.Warn("upstream DNS server sends what was not asked for, or somebody in its name", "upstream", server)
+		})
+	}
 }
 
 // send asks one upstream.

@@ -94,6 +94,7 @@ func (s *Server) Counters() map[string]uint64 {
 		"dns_autopath_answers_total": s.autopathed.Load(),
 		"dns_forward_requests_total": s.forward.exchanges.Load(),
 		"dns_forward_failures_total": s.forward.failures.Load(),
+		"dns_forward_strays_total":   s.forward.strays.Load(),
 		"dns_forward_joined_total":   s.forward.joined.Load(),
 		"dns_cache_hits_total":       s.forward.hits.Load(),
 	}
