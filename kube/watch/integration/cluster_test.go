@@ -30,7 +30,7 @@ const (
 
 // controlPlane is etcd, kube-apiserver and kube-controller-manager.
 type controlPlane struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	etcd *process
 	api  *process
@@ -63,7 +63,7 @@ func (b *safeBuffer) String() string {
 
 // start starts a program; it is killed at the end of the test, and what it said
 // last is printed if the test failed.
-func start(t *testing.T, name string, env []string, args ...string) *process {
+func start(t testing.TB, name string, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{log: &safeBuffer{}, done: make(chan struct{})}
 	p.cmd = exec.Command(args[0], args[1:]...)
@@ -102,7 +102,7 @@ func (p *process) kill() {
 func bin(name string) string { return filepath.Join(os.Getenv(binEnv), name) }
 
 // newControlPlane starts all of it and returns when the API server is ready.
-func newControlPlane(t *testing.T) *controlPlane {
+func newControlPlane(t testing.TB) *controlPlane {
 	c := &controlPlane{t: t, dir: t.TempDir()}
 	c.write("tokens.csv", "admin,admin,admin,system:masters\npodgate,"+serviceAccount+",podgate\nstranger,stranger,stranger\n")
 	c.write("audit.yaml", "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- {level: Metadata, users: ["+`"`+serviceAccount+`"`+"]}\n- {level: None}\n")
@@ -288,7 +288,7 @@ func get(v any, keys ...any) any {
 }
 
 // await polls until f succeeds, and returns how long that took.
-func await(t *testing.T, what string, f func() error) time.Duration {
+func await(t testing.TB, what string, f func() error) time.Duration {
 	t.Helper()
 	begin := time.Now()
 	for {
@@ -307,7 +307,7 @@ func await(t *testing.T, what string, f func() error) time.Duration {
 // gateway is `podgate gateway` for a node.
 type gateway struct {
 	*process
-	t    *testing.T
+	t    testing.TB
 	name string
 }
 
@@ -328,7 +328,7 @@ func (c *controlPlane) gatewayIn(in machine, name, node, user string, sets ...st
 	return &gateway{start(c.t, "podgate gateway "+name, []string{"XDG_RUNTIME_DIR=" + runtimeDir(c.t)}, args...), c.t, name}
 }
 
-func runtimeDir(t *testing.T) string {
+func runtimeDir(t testing.TB) string {
 	dir := "/tmp/podgate-it-" + fmt.Sprint(os.Getpid())
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	os.MkdirAll(dir, 0o700)

@@ -28,11 +28,11 @@ const (
 
 // machine is a network namespace: a node's, or a pod's.
 type machine struct {
-	t   *testing.T
+	t   testing.TB
 	pid int // of a process in it
 }
 
-func newMachine(t *testing.T, name string) machine {
+func newMachine(t testing.TB, name string) machine {
 	t.Helper()
 	p := start(t, name, nil, "unshare", "-n", "sleep", "infinity")
 	own, _ := os.Readlink("/proc/self/ns/net")
@@ -69,7 +69,7 @@ func (m machine) try(args ...string) (string, error) {
 }
 
 // here is the test's own namespace, that of the first node.
-func here(t *testing.T) machine { return machine{t, os.Getpid()} }
+func here(t testing.TB) machine { return machine{t, os.Getpid()} }
 
 // pod makes a Pod of a node as a kubelet and a container runtime would: CNI
 // attaches a namespace, the status says so, and a workload serves HTTP in it.
