@@ -37,6 +37,11 @@ spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 80, tar
 ---
 apiVersion: v1
 kind: Service
+metadata: {name: six, namespace: shop}
+spec: {ipFamilies: [IPv6], ipFamilyPolicy: SingleStack, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
 metadata: {name: away, namespace: shop}
 spec: {type: ExternalName, externalName: www.example.com}
 ---
@@ -52,6 +57,29 @@ kind: Pod
 metadata: {name: few, namespace: shop}
 spec:
   dnsConfig: {options: [{name: ndots, value: "1"}], searches: [extra.example]}
+  containers: [{name: c, image: podgate.dev/workload, args: [pause]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: nodes, namespace: shop}
+spec:
+  dnsPolicy: Default
+  dnsConfig: {searches: [extra.example]}
+  containers: [{name: c, image: podgate.dev/workload, args: [pause]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: shop}
+spec:
+  hostNetwork: true
+  containers: [{name: c, image: podgate.dev/workload, args: [pause]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host-first, namespace: shop}
+spec:
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
   containers: [{name: c, image: podgate.dev/workload, args: [pause]}]
 ---
 apiVersion: v1
@@ -183,6 +211,17 @@ func TestResolversInPods(t *testing.T) {
 		{"first", musl + " web.shop", 0, "10.96.0.77"},
 		{"first", musl + " www.example.com", 0, "192.0.2.80"},
 		{"first", musl + " gone", 1, "Name does not resolve"},
+		{"first", "dig +short AAAA six.shop.svc.cluster.local", 0, "fd00:10:96::"},
+		{"first", "getent ahostsv6 six", 0, "fd00:10:96::"},
+		{"first", "curl -6 -s -m 20 http://six/hostname", 0, "web-0"},
+		{"first", "busybox wget -q -O - http://six.shop/hostname", 0, "web-0"},
+		{"nodes", "grep -c cluster.local /etc/resolv.conf", 1, "0"},
+		{"nodes", "grep extra.example /etc/resolv.conf", 0, "search "},
+		{"nodes", "dig +short @10.96.0.10 web.shop.svc.cluster.local", 0, "10.96.0.77"},
+		{"host", "grep -c cluster.local /etc/resolv.conf", 1, "0"},
+		{"host-first", "cat /etc/resolv.conf", 0, "search shop.svc.cluster.local svc.cluster.local cluster.local"},
+		{"host-first", "cat /etc/resolv.conf", 0, "nameserver 10.96.0.10"},
+		{"host-first", "grep ndots:5 /etc/resolv.conf", 0, "options "},
 		{"few", "getent ahostsv4 web.shop", 0, "10.96.0.77"}, // asked for as it is first
 		{"few", "getent ahostsv4 printer", 0, "192.0.2.80"},
 		{"few", musl + " printer", 0, "192.0.2.80"},
