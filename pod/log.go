@@ -34,14 +34,23 @@ func newLog(path string, max int64, now func() time.Time) (*containerLog, error)
 	return &containerLog{path: path, max: max, now: now, file: f, changed: make(chan struct{})}, nil
 }
 
+// The buffer of a container that says little, and of one that says much.
+const (
+	leastDrained = 1 << 10
+	mostDrained  = 32 << 10
+)
+
 // drain copies from r, which it owns, until nobody can write any more.
 func (l *containerLog) drain(r *os.File) {
 	defer r.Close()
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, leastDrained)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
 			l.write(buf[:n])
+		}
+		if n == len(buf) && n < mostDrained {
+			buf = make([]byte, 2*n)
 		}
 		if err != nil {
 			l.end()

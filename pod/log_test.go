@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func (w *world) logs(name string, opt pod.LogOptions) string {
 func TestLogsOfAContainer(t *testing.T) {
 	w := start(t, nil)
 	begin := time.Now()
-	w.run(newPod(1, "a", works("lines", "100")), newPod(2, "idle"))
+	w.run(newPod(1, "a", works("lines", "5000")), newPod(2, "idle"))
 	w.awaitReady("a", "idle")
 	follow, err := w.rt.Logs(podName("a"), "main", pod.LogOptions{Follow: true})
 	if err != nil {
@@ -44,8 +45,15 @@ func TestLogsOfAContainer(t *testing.T) {
 			break
 		}
 	}
-	if got, want := w.logs("a", pod.LogOptions{Tail: 3}), "line 98\nline 99\nsleeping\n"; got != want {
+	if got, want := w.logs("a", pod.LogOptions{Tail: 3}), "line 4998\nline 4999\nsleeping\n"; got != want {
 		t.Errorf("tail: %q, want %q", got, want)
+	}
+	var all strings.Builder
+	for i := range 5000 {
+		fmt.Fprintln(&all, "line", i)
+	}
+	if got := w.logs("a", pod.LogOptions{}); got != all.String()+"sleeping\n" {
+		t.Errorf("%d bytes are not what was written", len(got))
 	}
 	stamped := w.logs("a", pod.LogOptions{Tail: 1, Timestamps: true})
 	at, text, _ := strings.Cut(stamped, " ")
