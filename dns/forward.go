@@ -44,7 +44,7 @@ type forwarder struct {
 	now        func() time.Time
 	cache      cache
 	warned     sync.Once
-	strayed    sync.Once
+	strayed    sync.Map // addresses of upstreams that were named for it
 
 	preferred atomic.Uint32 // index of the upstream that answered last
 	turn      atomic.Uint32 // of round_robin
@@ -133,9 +133,9 @@ func (f *forwarder) exchangeBySocket(ctx context.Context, network, server string
 			return answer, nil
 		}
 		f.strays.Add(1)
-		f.strayed.Do(func() {
+		if _, named := f.strayed.LoadOrStore(server, true); !named {
 			f.cfg.Log.Warn("upstream DNS server sends what was not asked for, or somebody in its name", "upstream", server)
-		})
+		}
 	}
 }
 
