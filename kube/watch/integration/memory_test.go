@@ -104,13 +104,15 @@ func TestStartsAlone(t *testing.T) {
 	})
 	var conn net.Conn
 	await(t, "the client is connected", func() (err error) {
-		conn, err = client.dial("10.96.0.70:7")
+		if conn, err = client.dial("10.96.0.70:7"); err != nil {
+			return err
+		}
+		if err = echoes(conn, "before"); err != nil {
+			conn.Close()
+		}
 		return err
 	})
 	defer conn.Close()
-	if err := echoes(conn, "before"); err != nil {
-		t.Fatal(err)
-	}
 	c.do("POST", "/api/v1/namespaces", object("v1", "Namespace", "", "last", nil))
 	await(t, "the state is written down", func() error {
 		data, err := os.ReadFile(c.path("state/alone/cluster"))
