@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -359,12 +360,7 @@ func TestGRPCRoutes(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, l.Addr().String())
 	}
 	dial := func(authority string) healthpb.HealthClient {
-		c, err := grpc.NewClient("passthrough:///"+g.at(80), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(authority))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return healthpb.NewHealthClient(c)
+		return healthClient(t, g.at(80), authority, insecure.NewCredentials())
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -471,4 +467,15 @@ func TestTraceOfGateways(t *testing.T) {
 	if got := r.Trace("h", "/b", false); got.Status != 404 {
 		t.Errorf("got %d\n%s", got.Status, strings.Join(got.Lines, "\n"))
 	}
+}
+
+// healthClient asks the server at addr by gRPC, under the name of authority.
+func healthClient(t *testing.T, addr, authority string, creds credentials.TransportCredentials) healthpb.HealthClient {
+	t.Helper()
+	c, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds), grpc.WithAuthority(authority))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return healthpb.NewHealthClient(c)
 }

@@ -59,12 +59,7 @@ func TestGRPCClientThroughIngress(t *testing.T) {
 		}
 		for at, creds := range map[string]credentials.TransportCredentials{f.plain: insecure.NewCredentials(), f.tls: credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})} {
 			dial := func(authority string) healthpb.HealthClient {
-				c, err := grpc.NewClient("passthrough:///"+at, grpc.WithTransportCredentials(creds), grpc.WithAuthority(authority))
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { c.Close() })
-				return healthpb.NewHealthClient(c)
+				return healthClient(t, at, authority, creds)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

@@ -17,13 +17,13 @@ fi
 dir=$(mktemp -d)
 trap 'podgate detach vm >/dev/null; rm -rf "$dir"' EXIT
 
-mkdir -p "$dir"/root/bin "$dir"/root/modules "$dir"/root/proc "$dir"/root/etc
-cp "$(command -v busybox)" "$dir"/root/bin/busybox
+mkdir -p "$dir"/tree/bin "$dir"/tree/modules "$dir"/tree/proc "$dir"/tree/etc
+cp "$(command -v busybox)" "$dir"/tree/bin/busybox
 modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net"
 for m in $modules; do
-	find "$kernel" -name "$m.ko" -exec cp {} "$dir"/root/modules/ \;
+	find "$kernel" -name "$m.ko" -exec cp {} "$dir"/tree/modules/ \;
 done
-cat >"$dir"/root/init <<'INIT'
+cat >"$dir"/tree/init <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -53,8 +53,8 @@ ip=$(nslookup api.default.svc.cluster.local | sed -n 's/^Address: \([0-9.]*\)$/\
 wget -q -O - http://$ip/ && echo "the Service api is at $ip"
 poweroff -f
 INIT
-chmod +x "$dir"/root/init
-(cd "$dir"/root && find . | cpio -o -H newc --quiet | gzip) >"$dir"/initrd
+chmod +x "$dir"/tree/init
+(cd "$dir"/tree && find . | cpio -o -H newc --quiet | gzip) >"$dir"/initrd
 
 podgate attach vm --socket "$kind:$dir/vm.sock" >"$dir"/said
 card=$(sed -n 's/^for QEMU: //p' "$dir"/said)
