@@ -264,8 +264,7 @@ func (c *clientTLS) admits(q *request, w http.ResponseWriter) bool {
 		return true
 	}
 	if c.page != "" {
-		w.Header().Set("Location", c.page)
-		w.WriteHeader(http.StatusFound)
+		q.refer(w, http.StatusFound, c.page)
 		return false
 	}
 	q.page(w, http.StatusBadRequest, err)

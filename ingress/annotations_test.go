@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -440,5 +441,72 @@ func TestTraceOfGuards(t *testing.T) {
 	}
 	if got := strings.Join(r.Trace("shop.example", acme+"/x", true).Lines, "\n"); strings.Contains(got, "auth-url\n") {
 		t.Errorf("the proof is said to need auth-url:\n%s", got)
+	}
+}
+
+// With disable-proxy-intercept-errors the pages are for errors of the front door.
+func TestCustomErrorsOfOurOwnOnly(t *testing.T) {
+	missing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "the pod's", 404) })
+	st := state(t,
+		annotated(ingress("shop", "shop.example|Prefix|/|web", "shop.example|Prefix|/empty|none"), "custom-http-errors: 404,503", "default-backend: err", "disable-proxy-intercept-errors: true"))
+	withService(st, "none")
+	f := frontOf(t, st, map[int]http.Handler{1: missing, 4: named("page")})
+	if answer, body := get(t, client(t, f.plain), "http://shop.example/"); answer.StatusCode != 404 || body != "the pod's\n" {
+		t.Errorf("got %d %q", answer.StatusCode, body)
+	}
+	if _, body := get(t, client(t, f.plain), "http://shop.example/empty"); body != "page" {
+		t.Errorf("got %q", body)
+	}
+}
+
+// A key stands for some endpoints, the same for each of its requests.
+func TestHashBySubset(t *testing.T) {
+	st := state(t, annotated(ingress("shop", "shop.example|Prefix|/|web"), "upstream-hash-by: $arg_user", "upstream-hash-by-subset: true", "upstream-hash-by-subset-size: 2"))
+	withService(st, "web", endpointAddr(1), endpointAddr(2), endpointAddr(3), endpointAddr(4))
+	c := client(t, newFront(t, Config{}, st, map[int]http.Handler{1: named("a"), 2: named("b"), 3: named("c"), 4: named("d")}).plain)
+	all := map[string]bool{}
+	for user := range 12 {
+		seen := map[string]int{}
+		for range 8 {
+			_, body := get(t, c, fmt.Sprintf("http://shop.example/?user=%d", user))
+			seen[body]++
+			all[body] = true
+		}
+		if len(seen) != 2 {
+			t.Errorf("user %d went to %v, want two of them", user, seen)
+		}
+	}
+	if len(all) != 4 {
+		t.Errorf("12 users went to %v only", all)
+	}
+}
+
+func TestCipherLists(t *testing.T) {
+	for list, want := range map[string]string{
+		"DEFAULT":          "",
+		"HIGH:!aNULL:!MD5": "",
+		"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:!MD5": "ECDHE-RSA-AES128-GCM-SHA256 ECDHE-RSA-AES256-GCM-SHA384 ",
+		"TLS_AES_128_GCM_SHA256:AES128-GCM-SHA256":                     "AES128-GCM-SHA256 ",
+		"RC4-MD5:ECDHE-RSA-AES128-SHA":                                 "ECDHE-RSA-AES128-SHA ",
+	} {
+		if got, err := readCiphers(list); got != want || err != nil {
+			t.Errorf("%s: got %q, %v", list, got, err)
+		}
+	}
+	k := tlsKey{ciphers: "ECDHE-RSA-AES128-SHA AES128-GCM-SHA256 "}
+	if got := k.config().CipherSuites; len(got) != 2 || got[1] != tls.TLS_RSA_WITH_AES_128_GCM_SHA256 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// A client that names no host means the address that it came to.
+func TestNoHost(t *testing.T) {
+	st := state(t, ingress("any", "|Prefix|/|web"))
+	f := frontOf(t, st, nil)
+	for _, request := range []string{"GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"} {
+		status, body := dialFront(t, f.plain).ask(t, request)
+		if status != 200 || !strings.Contains(body, "\nhost: "+f.plain+"\n") || !strings.Contains(body, "X-Forwarded-Host: "+f.plain+"\r\n") {
+			t.Errorf("%q: got %d %q", request, status, body)
+		}
 	}
 }

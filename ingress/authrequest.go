@@ -47,8 +47,7 @@ func (a *authRequest) refuses(q *request) refusal {
 	case v.status == http.StatusUnauthorized && a.signin != nil:
 		return func(w http.ResponseWriter) {
 			w.Header()["Set-Cookie"] = v.cookies
-			w.Header().Set("Location", a.signinFor(q))
-			w.WriteHeader(http.StatusFound)
+			q.refer(w, http.StatusFound, a.signinFor(q))
 		}
 	case v.status == http.StatusUnauthorized || v.status == http.StatusForbidden:
 		return func(w http.ResponseWriter) {

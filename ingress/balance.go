@@ -143,6 +143,8 @@ func (b *backend) pick(q *request, tried []*endpoint) *endpoint {
 	turn := b.next.Add(1) - 1
 	var best *endpoint
 	switch {
+	case o.hash != nil && o.subset > 1:
+		best = ofSubset(o.hash.String(q), b.endpoints, o.subset, turn, usable)
 	case o.hash != nil:
 		best = preferred(o.hash.String(q), b.endpoints, usable)
 	case o.least && n > 1:
@@ -174,13 +176,34 @@ func (b *backend) pick(q *request, tried []*endpoint) *endpoint {
 func preferred(key string, endpoints []*endpoint, usable func(*endpoint) bool) (best *endpoint) {
 	var most uint64
 	for _, e := range endpoints {
-		h := fnv.New64a()
-		h.Write([]byte(key + "\x00" + e.id))
-		if sum := mix(h.Sum64()); usable(e) && (best == nil || sum > most) {
+		if sum := e.rank(key); usable(e) && (best == nil || sum > most) {
 			best, most = e, sum
 		}
 	}
 	return best
+}
+
+// rank is how much a key's hash prefers an endpoint.
+func (e *endpoint) rank(key string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(key + "\x00" + e.id))
+	return mix(h.Sum64())
+}
+
+// ofSubset is one of the n usable endpoints that a key's hash prefers, in turn.
+func ofSubset(key string, endpoints []*endpoint, n int, turn uint32, usable func(*endpoint) bool) *endpoint {
+	var some []*endpoint
+	for _, e := range endpoints {
+		if usable(e) {
+			some = append(some, e)
+		}
+	}
+	slices.SortFunc(some, func(a, b *endpoint) int { return cmp.Compare(b.rank(key), a.rank(key)) })
+	if some = some[:min(n, len(some))]; len(some) == 0 {
+		return nil
+	}
+	slices.SortFunc(some, func(a, b *endpoint) int { return cmp.Compare(a.id, b.id) }) // so that turns are even
+	return some[turn%uint32(len(some))]
 }
 
 // mix spreads FNV's last bytes over all bits (the finalizer of MurmurHash3).

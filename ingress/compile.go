@@ -375,6 +375,9 @@ func (c *compiler) otherNames(ing *networkingv1.Ingress) {
 				table[key] = h
 			}
 		}
+		for _, re := range o.patterns {
+			c.Routes.patterns = append(c.Routes.patterns, hostPattern{re, h})
+		}
 		if o.www && !strings.HasPrefix(name, "*.") {
 			other, ok := strings.CutPrefix(name, "www.")
 			if !ok {

@@ -55,7 +55,7 @@ func (c *compiler) options(ing *networkingv1.Ingress) *options {
 	for _, key := range slices.Sorted(maps.Keys(ing.Annotations)) {
 		for _, prefix := range annotationPrefixes {
 			if name, ok := strings.CutPrefix(key, prefix); ok && !r.known[name] {
-				c.warn(ing, "metadata.annotations["+key+"]", "has no effect: podgate does not have this")
+				c.warn(ing, "metadata.annotations["+key+"]", "has no effect: %s", notHere(name))
 			}
 		}
 	}
@@ -167,4 +167,21 @@ func (r *reader) parse(name, value string) template {
 func (r *reader) deny(name, format string, args ...any) {
 	r.bad(name, format, args...)
 	r.o.denied = name + ": " + fmt.Sprintf(format, args...)
+}
+
+// notHere says what there is none of, for an annotation that nobody read.
+func notHere(name string) string {
+	for _, of := range []struct{ part, why string }{
+		{"modsecurity", "podgate has no web application firewall, requests are not inspected"},
+		{"owasp", "podgate has no web application firewall, requests are not inspected"},
+		{"-snippet", "podgate reads none of nginx's own configuration"},
+		{"opentelemetry", "podgate makes no spans; what comes in traceparent and the like is passed on"},
+		{"opentracing", "podgate makes no spans; what comes in traceparent and the like is passed on"},
+		{"global-rate-limit", "podgate counts by itself: limit-rps, limit-rpm and limit-connections do"},
+	} {
+		if strings.Contains(name, of.part) {
+			return of.why
+		}
+	}
+	return "podgate does not have this"
 }

@@ -74,8 +74,13 @@ func (r *reader) paths() {
 	o.rewrite = r.annotation("rewrite-target")
 	o.prefix = r.annotation("x-forwarded-prefix")
 	for name := range strings.FieldsFuncSeq(r.annotation("server-alias"), func(c rune) bool { return c == ',' || c == ' ' }) {
-		if strings.HasPrefix(name, "~") {
-			r.bad("server-alias", "%q is a regular expression: podgate does not have these here", name)
+		if pattern, ok := strings.CutPrefix(name, "~"); ok {
+			re, err := regexp.Compile("(?i)" + strings.TrimPrefix(pattern, "*"))
+			if err != nil {
+				r.bad("server-alias", "%v", err)
+				continue
+			}
+			o.patterns = append(o.patterns, re)
 			continue
 		}
 		o.aliases = append(o.aliases, strings.ToLower(name))
@@ -98,6 +103,7 @@ func (r *reader) errors() {
 		}
 		r.o.intercept[n] = true
 	}
+	r.o.ownErrors = r.flag("disable-proxy-intercept-errors", false)
 	if name := r.annotation("default-backend"); name != "" {
 		of := kube.Name{Namespace: r.ing.Namespace, Name: name}
 		if svc := r.state.Services[of]; svc == nil || len(svc.Spec.Ports) == 0 {

@@ -57,6 +57,7 @@ func frontOf(t *testing.T, st *kube.State, more map[int]http.Handler) *front {
 	for n, h := range more {
 		backends[n] = h
 	}
+	st.ConfigMaps[kube.Name{Namespace: "ns", Name: "added"}] = &corev1.ConfigMap{Data: map[string]string{"X-Added": "1"}}
 	st.Secrets[kube.Name{Namespace: "ns", Name: "users"}] = &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "users"},
 		Data: map[string][]byte{"auth": []byte("sha:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n" + // password
@@ -137,6 +138,14 @@ func TestAnnotations(t *testing.T) {
 			[]string{"Set-Cookie: route=", "Max-Age=60", "HttpOnly", "SameSite=Lax", "Path=/"}},
 		{"proxy-body-size does not mind small ones", []string{"proxy-body-size: 1k"}, "/", nil, 200, nil},
 		{"default-backend", []string{"default-backend: other"}, "/", nil, 200, []string{"X-Service: web"}},
+		{"what clients of other origins are told with a refusal", []string{"enable-cors: true", "auth-type: basic", "auth-secret: users"}, "/", []string{"Origin: https://a.example"}, 401,
+			[]string{"Access-Control-Allow-Origin: *", "Access-Control-Allow-Credentials: true", "Www-Authenticate: Basic"}},
+		{"and with a redirect", []string{"enable-cors: true", "permanent-redirect: https://new.example"}, "/", []string{"Origin: https://a.example"}, 301, []string{"Access-Control-Allow-Origin: *", "Location: https://new.example"}},
+		{"and to sign in", []string{"enable-cors: true", "auth-url: http://auth.ns/check", "auth-signin: https://login.example/"}, "/", []string{"Origin: https://a.example"}, 302, []string{"Access-Control-Allow-Origin: *"}},
+		{"an origin that is not let in is told nothing", append(hour, "whitelist-source-range: 192.0.2.0/24"), "/", []string{"Origin: https://evil.example"}, 403, []string{"!Access-Control-Allow-Origin"}},
+		{"custom-headers of a refusal", []string{"custom-headers: added", "whitelist-source-range: 192.0.2.0/24"}, "/", nil, 403, []string{"X-Added: 1"}},
+		{"settings of buffers that there are none of", []string{"proxy-buffer-size: 8k", "proxy-buffers-number: 4", "proxy-busy-buffers-size: 16k", "proxy-max-temp-file-size: 1024m", "client-body-buffer-size: 1M",
+			"proxy-http-version: 1.1", "http2-push-preload: true", "connection-proxy-header: keep-alive"}, "/", nil, 200, []string{"X-Service: web"}},
 		{"the podgate.dev prefix wins", []string{"temporal-redirect: https://new.example"}, "/x", nil, 302, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -166,7 +175,17 @@ func cutPrefix(with, without string, cut bool) string {
 
 func TestUnusableAnnotationsAreReported(t *testing.T) {
 	for annotation, want := range map[string]string{
-		"server-snippet: x":                   "has no effect: podgate does not have this",
+		"enable-rewrite-log: true":            "has no effect: podgate does not have this",
+		"server-snippet: x":                   "has no effect: podgate reads none of nginx's own configuration",
+		"enable-modsecurity: true":            "has no effect: podgate has no web application firewall, requests are not inspected",
+		"enable-opentelemetry: true":          "has no effect: podgate makes no spans; what comes in traceparent and the like is passed on",
+		"proxy-http-version: 1.0":             `podgate does not have "1.0": 1.1`,
+		"connection-proxy-header: close":      `podgate does not have "close": keep-alive`,
+		"proxy-buffering: on":                 "has no effect: bodies are passed on as they come",
+		"proxy-buffer-size: large":            `"large" is not a size in bytes`,
+		"proxy-ssl-ciphers: RC4-MD5":          `podgate speaks none of "RC4-MD5"`,
+		"limit-rate: fast":                    `"fast" is not a number`,
+		"server-alias: ~(":                    "error parsing regexp: missing closing ): `(?i)(`",
 		"proxy-body-size: huge":               `"huge" is not a size in bytes`,
 		"proxy-read-timeout: soon":            `"soon" is not a number of seconds`,
 		"ssl-redirect: perhaps":               `"perhaps" is neither true nor false`,
@@ -282,9 +301,12 @@ func TestPreflight(t *testing.T) {
 }
 
 func TestServerAliasAndWWW(t *testing.T) {
-	f := annotatedFront(t, nil, "server-alias: a.example, *.b.example", "from-to-www-redirect: true")
+	f := annotatedFront(t, nil, `server-alias: a.example, *.b.example, ~^v[0-9]+\.c\.example$`, "from-to-www-redirect: true")
 	c := client(t, f.plain)
-	for _, host := range []string{"a.example", "x.b.example"} {
+	if answer, _ := get(t, c, "http://vx.c.example/"); answer.StatusCode != 404 {
+		t.Errorf("vx.c.example: got %d", answer.StatusCode)
+	}
+	for _, host := range []string{"a.example", "x.b.example", "v12.c.example", "V1.C.example:80"} {
 		if answer, _ := get(t, c, "http://"+host+"/"); answer.StatusCode != 200 {
 			t.Errorf("%s: got %d", host, answer.StatusCode)
 		}

@@ -57,10 +57,20 @@ func (r *reader) upstream() {
 	o.wire.asClient = r.flag("preserve-client-address", false)
 	o.slowStart = r.seconds("slow-start")
 	o.passthrough = r.flag("ssl-passthrough", false)
+	o.pace = pace{rate: int64(r.number("limit-rate", 0)) << 10, first: int64(r.number("limit-rate-after", 0)) << 10}
 	if v := r.annotation("proxy-http-version"); v != "" && v != "1.1" {
 		r.bad("proxy-http-version", "podgate does not have %q: 1.1", v)
 	}
+	if v := r.annotation("connection-proxy-header"); v != "" && !strings.EqualFold(v, "keep-alive") {
+		r.bad("connection-proxy-header", "podgate does not have %q: keep-alive", v)
+	}
 	r.flag("preserve-trailing-slash", true) // redirects keep the path as it is
+	r.flag("http2-push-preload", false)     // no client takes pushes any more; the field Link is passed on
+	// There are no such buffers: nothing is too large for them.
+	r.number("proxy-buffers-number", 0)
+	for _, name := range []string{"client-body-buffer-size", "proxy-buffer-size", "proxy-busy-buffers-size", "proxy-max-temp-file-size"} {
+		r.size(name)
+	}
 	for _, name := range []string{"proxy-buffering", "proxy-request-buffering"} {
 		if v := r.annotation(name); v != "" && v != "off" {
 			r.bad(name, "has no effect: bodies are passed on as they come")
@@ -105,6 +115,10 @@ func (r *reader) balancing() {
 		r.bad("load-balance", "podgate does not have %q: round_robin or ewma", v)
 	}
 	o.hash = r.template("upstream-hash-by")
+	size := r.number("upstream-hash-by-subset-size", 3)
+	if r.flag("upstream-hash-by-subset", false) {
+		o.subset = max(size, 1)
+	}
 	o.sticky = r.affinity()
 	o.canary = r.canary()
 }
@@ -194,6 +208,12 @@ func (r *reader) endpointTLS() {
 	for v := range strings.FieldsSeq(r.annotation("proxy-ssl-protocols")) {
 		if n := versions[v]; n != 0 && (key.version == 0 || n < key.version) {
 			key.version = n
+		}
+	}
+	if v := r.annotation("proxy-ssl-ciphers"); v != "" {
+		var err error
+		if key.ciphers, err = readCiphers(v); err != nil {
+			r.bad("proxy-ssl-ciphers", "%v", err)
 		}
 	}
 	if from != "" {

@@ -23,7 +23,7 @@ var controllerConfigs = []kube.Name{
 // globals are the settings that every Ingress takes from the ConfigMap where its
 // annotations say nothing.
 var globals = []string{
-	"add-headers", "custom-http-errors", "denylist-source-range", "disable-access-log", "force-ssl-redirect",
+	"add-headers", "custom-http-errors", "denylist-source-range", "disable-access-log", "disable-proxy-intercept-errors", "force-ssl-redirect",
 	"global-allowed-response-headers", "hide-headers", "hsts", "hsts-include-subdomains", "hsts-max-age", "hsts-preload",
 	"http-redirect-code", "limit-conn-status-code", "limit-req-status-code", "load-balance", "proxy-add-original-uri-header",
 	"proxy-body-size", "proxy-connect-timeout", "proxy-cookie-domain", "proxy-cookie-path", "proxy-next-upstream",

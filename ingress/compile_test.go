@@ -437,7 +437,7 @@ func TestAnnotationsWithoutEffectAreReported(t *testing.T) {
 	st := state(t, doc)
 	withService(st, "s")
 	_, problems := Compile(nil, st, Config{})
-	want := "ns/i: metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: has no effect: podgate does not have this"
+	want := "ns/i: metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: has no effect: podgate reads none of nginx's own configuration"
 	if got := notes(problems); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

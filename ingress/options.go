@@ -24,16 +24,20 @@ type options struct {
 	appRoot  string
 	redirect *redirection
 	aliases  []string
-	www      bool // the host with "www." is redirected here, or the one without
+	patterns []*regexp.Regexp // that further names match
+	www      bool             // the host with "www." is redirected here, or the one without
 
 	wire      wire
 	bodySize  int64         // bytes of a request's body, 0 any
+	pace      pace          // of answers' bodies; rate 0: any
 	read      time.Duration // between two reads from an endpoint, 0 the default, for the header only
 	send      time.Duration // between two writes to an endpoint, 0 any
 	retry     retry
 	intercept map[int]bool // statuses that the default backend answers instead
+	ownErrors bool         // those of endpoints stay as they are
 	fallback  *backend     // default backend by annotation
 	hash      template
+	subset    int // endpoints that a hash stands for; 0: one
 	sticky    *sticky
 	slowStart time.Duration // until a new endpoint gets its whole share, 0 at once
 	least     bool          // prefers endpoints that are fast and have little to do
@@ -73,7 +77,7 @@ func (o *options) lean() bool {
 		o.basic == nil && o.auth == nil && o.client == nil && o.limit == nil && len(o.allow) == 0 && len(o.deny) == 0 &&
 		o.sticky == nil && o.hash == nil && len(o.mirrors) == 0 && o.host == nil && len(o.intercept) == 0 &&
 		len(o.hidden) == 0 && o.cookies == nil && o.location == nil && !o.originalURI && len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0 &&
-		o.requestEdits == nil && o.answerEdits == nil && o.path == nil && o.within == 0 && o.attempt == 0 && !o.retry.same
+		o.pace.rate == 0 && o.requestEdits == nil && o.answerEdits == nil && o.path == nil && o.within == 0 && o.attempt == 0 && !o.retry.same
 }
 
 // lean reports whether the lane can speak to these endpoints.
@@ -114,6 +118,7 @@ type tlsKey struct {
 	name    string         // whose certificate it has to be
 	names   string         // whose it has to be instead, one of several, see subjectNames
 	sni     bool           // tell it the name
+	ciphers string         // suites of TLS 1.2, by OpenSSL's names with spaces between; "" the usual ones
 	version uint16         // least
 	depth   int            // certificates between the endpoint's and the root, at most
 }

@@ -14,6 +14,7 @@ const maxListed = 40
 // known: it is the person who runs podgate. Others learn the status only.
 func (q *request) page(w http.ResponseWriter, status int, err error) {
 	if q.route != nil {
+		q.dress(w.Header())
 		if answer := q.errorPage(status); answer != nil {
 			writeAnswer(w, answer)
 			return

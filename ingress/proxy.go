@@ -69,6 +69,10 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	if addr, ok := in.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		q.local = localAddr(addr)
 	}
+	if in.Host == "" { // HTTP/1.0, or a client that knows an address only: that is the host
+		in.Host = q.local.String()
+		q.host = matchHost(in.Host)
+	}
 	q.entry, _ = in.Context().Value(entranceKey{}).(entrance)
 	q.trust = q.trusted(q.client)
 	a := &answer{ResponseWriter: w}
@@ -124,12 +128,10 @@ func (q *request) answer(w http.ResponseWriter) {
 		q.page(w, http.StatusServiceUnavailable, errors.New(o.denied))
 		return
 	case o.appRoot != "" && q.path == "/":
-		w.Header().Set("Location", q.scheme()+"://"+q.in.Host+o.appRoot)
-		w.WriteHeader(http.StatusFound)
+		q.refer(w, http.StatusFound, q.scheme()+"://"+q.in.Host+o.appRoot)
 		return
 	case o.redirect != nil:
-		w.Header().Set("Location", o.redirect.to.String(q))
-		w.WriteHeader(o.redirect.code)
+		q.refer(w, o.redirect.code, o.redirect.to.String(q))
 		return
 	case o.cors != nil && o.cors.preflight(q.in, w):
 		return
@@ -182,6 +184,13 @@ func (q *request) now() time.Time { return q.began }
 // decoded is the path as nginx's $uri has it.
 func (q *request) decoded() string { return decoded(q.match) }
 
+// refer sends the client elsewhere.
+func (q *request) refer(w http.ResponseWriter, status int, location string) {
+	q.dress(w.Header())
+	w.Header().Set("Location", location)
+	w.WriteHeader(status)
+}
+
 // redirect sends the client to the same place by HTTPS. A client that named a
 // port gets that of our TLS listener; one that did not came through port 80,
 // whoever forwards it to us, and finds 443 there.
@@ -200,8 +209,7 @@ func (q *request) redirect(w http.ResponseWriter) {
 	if q.in.URL.RawQuery != "" || q.in.URL.ForceQuery {
 		target += "?" + q.in.URL.RawQuery
 	}
-	w.Header().Set("Location", target)
-	w.WriteHeader(q.route.options.code)
+	q.refer(w, q.route.options.code, target)
 }
 
 func (q *request) proxy(w http.ResponseWriter) {
@@ -330,10 +338,11 @@ func expand(target string, groups []string) string {
 // complete makes the answer that the client gets.
 func (q *request) complete(answer *http.Response) {
 	o := q.route.options
-	if page := q.errorPage(answer.StatusCode); page != nil {
-		answer.Body.Close()
-		answer.StatusCode, answer.Status, answer.Header = page.StatusCode, page.Status, page.Header
-		answer.Body, answer.ContentLength, answer.Trailer = page.Body, page.ContentLength, nil
+	if o.pace.rate > 0 && answer.StatusCode != http.StatusSwitchingProtocols {
+		answer.Body = &slowed{ReadCloser: answer.Body, pace: o.pace, ctx: q.in.Context()}
+	}
+	if !o.ownErrors {
+		q.intercept(answer)
 	}
 	h := answer.Header
 	for _, name := range o.hidden {
@@ -341,16 +350,8 @@ func (q *request) complete(answer *http.Response) {
 	}
 	o.location.applyTo(h)
 	o.cookies.apply(h)
-	for name, v := range o.responseHeaders {
-		h[name] = v
-	}
 	o.answerEdits.apply(h)
-	if o.hsts != "" && q.secure() {
-		h.Set("Strict-Transport-Security", o.hsts)
-	}
-	if o.cors != nil {
-		o.cors.set(q.in, h)
-	}
+	q.dress(h)
 	if o.auth != nil && o.auth.shows(answer.StatusCode) {
 		for _, c := range q.cookies {
 			h.Add("Set-Cookie", c)
@@ -358,5 +359,30 @@ func (q *request) complete(answer *http.Response) {
 	}
 	if o.sticky != nil && q.endpoint != nil {
 		o.sticky.set(q, q.backend, q.endpoint, h)
+	}
+}
+
+// intercept replaces an endpoint's answer by a page for its status, if there is one.
+func (q *request) intercept(answer *http.Response) {
+	if page := q.errorPage(answer.StatusCode); page != nil {
+		answer.Body.Close()
+		answer.StatusCode, answer.Status, answer.Header = page.StatusCode, page.Status, page.Header
+		answer.Body, answer.ContentLength, answer.Trailer = page.Body, page.ContentLength, nil
+	}
+}
+
+// dress adds the fields that all answers of a route have: the endpoints' and,
+// as in ingress-nginx, redirects, refusals and errors of our own. Without them a
+// browser would not show a script of another origin that it has to log in.
+func (q *request) dress(h http.Header) {
+	o := q.route.options
+	for name, v := range o.responseHeaders {
+		h[name] = v
+	}
+	if o.hsts != "" && q.secure() {
+		h.Set("Strict-Transport-Security", o.hsts)
+	}
+	if o.cors != nil {
+		o.cors.set(q.in, h)
 	}
 }

@@ -33,6 +33,7 @@ import (
 type Routes struct {
 	exact    map[string]*host
 	wildcard map[string]*host // by parent domain
+	patterns []hostPattern    // further names of hosts: server-alias
 	any      *host            // rules without host; nil: none
 	fallback *route           // default backend for what has no other; nil: 404
 	certs    certs
@@ -128,7 +129,18 @@ func (r *Routes) host(name string) *host {
 	if h := r.wildcard[parentDomain(name)]; h != nil {
 		return h
 	}
+	for _, p := range r.patterns {
+		if p.names.MatchString(name) {
+			return p.host
+		}
+	}
 	return r.any
+}
+
+// hostPattern are names of a host.
+type hostPattern struct {
+	names *regexp.Regexp
+	host  *host
 }
 
 // match returns the route of a path that a rule names. The request is asked

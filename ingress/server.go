@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,6 +199,9 @@ func (s *Server) dial(ctx context.Context, network string, k poolKey) (net.Conn,
 // certificate is for the name that proxy-ssl-name says, or for any.
 func (k tlsKey) config() *tls.Config {
 	c := &tls.Config{MinVersion: cmp.Or(k.version, tls.VersionTLS12), InsecureSkipVerify: true}
+	for name := range strings.FieldsSeq(k.ciphers) {
+		c.CipherSuites = append(c.CipherSuites, opensslSuites[name])
+	}
 	if k.sni {
 		c.ServerName = k.name
 	} else {

@@ -24,6 +24,9 @@ func (q *request) ask(ctx context.Context, b *backend, out *http.Request) (*http
 	}
 	e := b.endpoints[int(b.next.Add(1)-1)%len(b.endpoints)]
 	out.URL.Scheme, out.URL.Host = e.scheme(), e.String()
+	if _, named := out.Header["User-Agent"]; !named {
+		out.Header.Set("User-Agent", "") // not net/http's
+	}
 	return q.transport(e).RoundTrip(out.WithContext(ctx))
 }
 
