@@ -124,6 +124,7 @@ type cluster struct {
 	stale  atomic.Pointer[time.Time] // when what is served was written down; nil: the API server said it to this gateway
 
 	published []netip.Addr // addresses of this gateway's listeners, for statuses
+	ports     []uint16     // of those of Ingresses
 }
 
 // join finds the API server and this node, and lets them decide what the
@@ -172,7 +173,7 @@ func (c *cluster) join(ctx context.Context, cfg *config, from map[string]origin,
 	if addrs := c.addrs(); open("publish.address") && len(addrs) > 0 {
 		cfg.PublishAddr, cfg.Kube.PublishedIPs = addrs[0], addrs[:1]
 	}
-	c.published = []netip.Addr{cfg.PublishAddr}
+	c.published, c.ports = []netip.Addr{cfg.PublishAddr}, cfg.Kube.IngressPorts
 	log.Info("this node", "node", cfg.Kube.NodeName, "addresses", c.addrs(), "pods", cfg.Kube.PodCIDRs, "services", cfg.Kube.ServiceCIDRs)
 	return cfg.check()
 }
@@ -287,7 +288,7 @@ func (c *cluster) run(ctx context.Context, g *gateway) error {
 
 // report has the API server told what became of a state.
 func (c *cluster) report(t tables, cfg ingress.Config) {
-	c.writer.Report(kubewatch.Report{State: t.state, Addrs: c.reachedAt(t.state), Ingresses: ingress.Served(t.state, cfg), Statuses: t.routes.Statuses(), Problems: t.problems})
+	c.writer.Report(kubewatch.Report{State: t.state, Addrs: c.reachedAt(t.state), Ports: c.ports, Ingresses: ingress.Served(t.state, cfg), Statuses: t.routes.Statuses(), Problems: t.problems})
 }
 
 // gatewayLabels are those of the pods that gateways run in, see deploy/podgate.yaml.

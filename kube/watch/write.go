@@ -36,9 +36,25 @@ const LoadBalancerClass = "podgate.dev/podgate"
 type Report struct {
 	State     *kube.State
 	Addrs     []netip.Addr       // where the front door and load balancers are reached
+	Ports     []uint16           // of Ingresses there
 	Ingresses map[kube.Name]bool // those that are served
 	Statuses  *kube.Statuses     // of the Gateway API; nil: none
 	Problems  []kube.Problem
+}
+
+// ingressAt is where an Ingress is reached; nowhere if it is not served.
+func (r *Report) ingressAt(name kube.Name) (all []networkingv1.IngressLoadBalancerIngress) {
+	if !r.Ingresses[name] {
+		return nil
+	}
+	for _, a := range r.Addrs {
+		at := networkingv1.IngressLoadBalancerIngress{IP: a.String()}
+		for _, port := range r.Ports {
+			at.Ports = append(at.Ports, networkingv1.IngressPortStatus{Port: int32(port), Protocol: corev1.ProtocolTCP})
+		}
+		all = append(all, at)
+	}
+	return all
 }
 
 // Writer tells the API server what became of its objects.
@@ -116,12 +132,7 @@ func (w *Writer) writeStatuses(ctx context.Context, r Report) (wrote, done bool)
 	}
 	nodes := nodeAddrs(r.State)
 	for name, ing := range r.State.Ingresses {
-		var want []networkingv1.IngressLoadBalancerIngress
-		if r.Ingresses[name] {
-			for _, a := range r.Addrs {
-				want = append(want, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
-			}
-		}
+		want := r.ingressAt(name)
 		have := ing.Status.LoadBalancer.Ingress
 		if equality.Semantic.DeepEqual(have, want) || !r.Ingresses[name] && !slices.ContainsFunc(have, func(in networkingv1.IngressLoadBalancerIngress) bool { return in.IP != "" && isOne(in.IP, r.Addrs) }) {
 			continue

@@ -1,6 +1,8 @@
 package watch
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,5 +57,24 @@ func TestRouteStatusKeepsOtherControllers(t *testing.T) {
 				t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 			}
 		}
+	}
+}
+
+func TestIngressStatusNamesThePorts(t *testing.T) {
+	n := kube.Name{Namespace: "a", Name: "i"}
+	r := Report{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, Ports: []uint16{80, 443}, Ingresses: map[kube.Name]bool{n: true}}
+	got := ""
+	for _, at := range r.ingressAt(n) {
+		got += at.IP
+		for _, p := range at.Ports {
+			got += fmt.Sprintf(" %d/%s", p.Port, p.Protocol)
+		}
+		got += ", "
+	}
+	if want := "192.0.2.1 80/TCP 443/TCP, 2001:db8::1 80/TCP 443/TCP, "; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if at := r.ingressAt(kube.Name{Namespace: "a", Name: "other"}); at != nil {
+		t.Errorf("one that is not served is at %v", at)
 	}
 }
