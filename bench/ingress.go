@@ -70,6 +70,14 @@ func (f *frontDoor) String() string {
 	return fmt.Sprintf("%s, %d routes", f.name, f.routes)
 }
 
+// asked names a front door and a load.
+func (f *frontDoor) asked(l ingressLoad) string { return fmt.Sprintf("%s: %s", f, l.title) }
+
+// takes says whether a load is measured here.
+func (f *frontDoor) takes(l ingressLoad, o options) bool {
+	return (f.routes == 1 || l.metric == "keep-alive") && (o.only == nil || o.only.MatchString(f.asked(l)))
+}
+
 // lastHost is the host that is asked for.
 func (f *frontDoor) lastHost() string { return frontHost(f.routes - 1) }
 
@@ -105,8 +113,11 @@ func ingressBench(o options) (result, error) {
 	defer rig.close()
 	for _, routes := range []int{1, 1000} {
 		for _, start := range frontDoors {
-			note.doing(fmt.Sprintf("starting %s, %d routes", start.name, routes))
 			f := &frontDoor{name: start.name, routes: routes}
+			if !slices.ContainsFunc(ingressLoads, func(l ingressLoad) bool { return f.takes(l, o) }) {
+				continue
+			}
+			note.doing(fmt.Sprintf("starting %s, %d routes", start.name, routes))
 			if err := start.run(f, rig, dir); err != nil {
 				r.Missing = append(r.Missing, absence{f.String(), err.Error()})
 				note.failed(fmt.Sprintf("%s: %v", f, err))
@@ -119,8 +130,8 @@ func ingressBench(o options) (result, error) {
 	for range p.rounds {
 		for _, l := range ingressLoads {
 			for _, f := range doors {
-				what := fmt.Sprintf("%s: %s", f, l.title)
-				if f.routes > 1 && l.metric != "keep-alive" || failed[what] || o.only != nil && !o.only.MatchString(what) {
+				what := f.asked(l)
+				if failed[what] || !f.takes(l, o) {
 					continue
 				}
 				note.doing(what)
