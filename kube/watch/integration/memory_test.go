@@ -104,15 +104,13 @@ func TestStartsAlone(t *testing.T) {
 	})
 	var conn net.Conn
 	await(t, "the client is connected", func() (err error) {
-		if conn, err = client.dial("10.96.0.70:7"); err != nil {
-			return err
-		}
-		if err = echoes(conn, "before"); err != nil {
-			conn.Close()
-		}
+		conn, err = client.dial("10.96.0.70:7")
 		return err
 	})
 	defer conn.Close()
+	if err := echoes(conn, "before"); err != nil {
+		t.Fatal(err)
+	}
 	c.do("POST", "/api/v1/namespaces", object("v1", "Namespace", "", "last", nil))
 	await(t, "the state is written down", func() error {
 		data, err := os.ReadFile(c.path("state/alone/cluster"))
