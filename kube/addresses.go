@@ -133,7 +133,10 @@ type serviceAddresses struct {
 // The tenth Service address is the cluster DNS's, the first would be the API server's.
 const dnsServiceOffset = 10
 
-var errAllocated = errors.New("provided IP is already allocated")
+var (
+	errAllocated     = errors.New("provided IP is already allocated")
+	errPortAllocated = errors.New("provided port is already allocated")
+)
 
 func (a *serviceAddresses) reserve(addr netip.Addr, by Name) error {
 	if !a.cidr.Contains(addr) || addr == a.cidr.Addr() || addr.Is4() && addr == nth(a.cidr, offsets(a.cidr)) {
@@ -191,7 +194,7 @@ func (n *nodePorts) reserve(port uint16, by Name) error {
 		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", n.min, n.max)
 	}
 	if owner, ok := n.used[port]; ok && owner != by {
-		return errors.New("provided port is already allocated")
+		return errPortAllocated
 	}
 	n.used[port] = by
 	return nil

@@ -93,12 +93,12 @@ func (a *allocator) fillFamilies(svc *corev1.Service) (errs field.ErrorList) {
 		}
 	}
 	if policy == corev1.IPFamilyPolicySingleStack {
-		why := "must be RequireDualStack or PreferDualStack when multiple '%s' are specified"
+		why := "must be 'RequireDualStack' or 'PreferDualStack' when multiple %s are specified"
 		if len(spec.ClusterIPs) == 2 {
-			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, fmt.Sprintf(why, "clusterIPs")))
+			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, fmt.Sprintf(why, "cluster IPs")))
 		}
 		if len(spec.IPFamilies) == 2 {
-			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, fmt.Sprintf(why, "ipFamilies")))
+			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, fmt.Sprintf(why, "IP families")))
 		}
 	}
 	for i, s := range spec.ClusterIPs {
@@ -230,7 +230,11 @@ func (a *allocator) allocatePorts(svc *corev1.Service) (errs field.ErrorList) {
 	}
 	at := field.NewPath("spec", "healthCheckNodePort")
 	if p := spec.HealthCheckNodePort; p != 0 {
-		if err := a.ports.reserve(uint16(p), name); err != nil {
+		err := a.ports.reserve(uint16(p), name)
+		if hasNodePort(svc, p) {
+			err = errPortAllocated
+		}
+		if err != nil {
 			errs = append(errs, field.Invalid(at, p, "failed to allocate requested HealthCheck NodePort: "+err.Error()))
 		}
 	} else if port, err := a.ports.take(name, "healthCheckNodePort"); err != nil {
@@ -246,43 +250,110 @@ func needsHealthCheckPort(svc *corev1.Service) bool {
 }
 
 // carryOver copies what was allocated for a Service into its new version, where
-// that leaves it open.
-func carryOver(svc, old *corev1.Service) {
+// that leaves it open: what is applied again without numbers keeps those that it
+// has. asked is what the old version was given by its author.
+func carryOver(svc, old, asked *corev1.Service) {
+	carryAddresses(svc, old)
+	if hasNodePorts(svc) && hasNodePorts(old) {
+		carryNodePorts(svc, old, asked)
+	}
+	if needsHealthCheckPort(svc) && needsHealthCheckPort(old) {
+		defaulted(&svc.Spec.HealthCheckNodePort, old.Spec.HealthCheckNodePort)
+	}
+}
+
+func carryAddresses(svc, old *corev1.Service) {
 	if old.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return
 	}
-	spec := &svc.Spec
-	if spec.ClusterIP == "" && len(spec.ClusterIPs) == 0 {
-		keep := len(old.Spec.ClusterIPs)
-		if spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
-			keep = min(keep, 1)
+	spec, was := &svc.Spec, &old.Spec
+	if spec.ClusterIP == "" || spec.ClusterIP == was.ClusterIP && len(spec.ClusterIPs) == 1 {
+		spec.ClusterIP, spec.ClusterIPs = was.ClusterIP, slices.Clone(was.ClusterIPs)
+	}
+	if spec.IPFamilyPolicy == nil {
+		spec.IPFamilyPolicy = was.IPFamilyPolicy
+	}
+	if p := spec.IPFamilyPolicy; p != nil && *p == corev1.IPFamilyPolicySingleStack { // the second is to go
+		if slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
+			spec.ClusterIPs = spec.ClusterIPs[:min(1, len(spec.ClusterIPs))]
 		}
-		spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs[:keep])
-		if keep > 0 {
-			spec.ClusterIP = spec.ClusterIPs[0]
-		}
-		if len(spec.IPFamilies) == 0 {
-			spec.IPFamilies = slices.Clone(old.Spec.IPFamilies[:min(keep, len(old.Spec.IPFamilies))])
-		}
-		if spec.IPFamilyPolicy == nil {
-			spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
+		if slices.Equal(spec.IPFamilies, was.IPFamilies) {
+			spec.IPFamilies = spec.IPFamilies[:min(1, len(spec.IPFamilies))]
 		}
 	}
-	if wantsNodePorts(svc) {
-		taken := map[int32]bool{}
-		for _, p := range spec.Ports {
-			taken[p.NodePort] = true
-		}
-		for i := range spec.Ports {
-			p := &spec.Ports[i]
-			for _, o := range old.Spec.Ports {
-				if p.NodePort == 0 && o.NodePort != 0 && o.Port == p.Port && o.Protocol == p.Protocol && !taken[o.NodePort] {
+	if len(spec.IPFamilies) == 0 && !isHeadless(svc) {
+		spec.IPFamilies = slices.Clone(was.IPFamilies[:min(len(spec.ClusterIPs), len(was.IPFamilies))])
+	}
+}
+
+// carryNodePorts: a port without a number keeps the one that it had, under its name
+// or, if that changed, its port. Where none is to be allocated, a number that
+// somebody had asked for, and does not any more, goes.
+func carryNodePorts(svc, old, asked *corev1.Service) {
+	for _, same := range []func(a, b *corev1.ServicePort) bool{
+		func(a, b *corev1.ServicePort) bool { return a.Name == b.Name },
+		func(a, b *corev1.ServicePort) bool { return a.Port == b.Port && a.Protocol == b.Protocol },
+	} {
+		for i := range svc.Spec.Ports {
+			p := &svc.Spec.Ports[i]
+			for j := range old.Spec.Ports {
+				o := &old.Spec.Ports[j]
+				if p.NodePort == 0 && same(p, o) && !hasNodePort(svc, o.NodePort) && (wantsNodePorts(svc) || !hasNodePort(asked, o.NodePort)) {
 					p.NodePort = o.NodePort
 				}
 			}
 		}
 	}
-	if needsHealthCheckPort(svc) && spec.HealthCheckNodePort == 0 {
-		spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+}
+
+func hasNodePort(svc *corev1.Service, number int32) bool {
+	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort == number })
+}
+
+func hasNodePorts(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
+}
+
+// forgetUnneeded takes out of a Service what its new type has no use for and what
+// is still as the old one had it: who changes the type need not know of everything
+// that goes with it. What is not as it was is for validation to refuse.
+func forgetUnneeded(svc, old *corev1.Service) {
+	spec, was := &svc.Spec, &old.Spec
+	if spec.Type == corev1.ServiceTypeExternalName && was.Type != corev1.ServiceTypeExternalName {
+		if spec.ClusterIP == was.ClusterIP && (len(spec.ClusterIPs) == 1 || slices.Equal(spec.ClusterIPs, was.ClusterIPs)) {
+			spec.ClusterIP, spec.ClusterIPs = "", nil
+		}
+		if slices.Equal(spec.IPFamilies, was.IPFamilies) {
+			spec.IPFamilies = nil
+		}
+		forgetSame(&spec.IPFamilyPolicy, was.IPFamilyPolicy)
 	}
+	if hasNodePorts(old) && !hasNodePorts(svc) && !slices.ContainsFunc(spec.Ports, func(p corev1.ServicePort) bool {
+		return p.NodePort != 0 && !hasNodePort(old, p.NodePort)
+	}) {
+		for i := range spec.Ports {
+			spec.Ports[i].NodePort = 0
+		}
+	}
+	if needsHealthCheckPort(old) && !needsHealthCheckPort(svc) && spec.HealthCheckNodePort == was.HealthCheckNodePort {
+		spec.HealthCheckNodePort = 0
+	}
+	if was.Type == corev1.ServiceTypeLoadBalancer && spec.Type != corev1.ServiceTypeLoadBalancer {
+		forgetSame(&spec.AllocateLoadBalancerNodePorts, was.AllocateLoadBalancerNodePorts)
+		forgetSame(&spec.LoadBalancerClass, was.LoadBalancerClass)
+	}
+	if isExternal(old) && !isExternal(svc) && spec.ExternalTrafficPolicy == was.ExternalTrafficPolicy {
+		spec.ExternalTrafficPolicy = ""
+	}
+}
+
+func forgetSame[T comparable](now **T, was *T) {
+	if *now != nil && was != nil && **now == *was {
+		*now = nil
+	}
+}
+
+// isExternal says whether a Service can be reached from outside.
+func isExternal(svc *corev1.Service) bool {
+	return hasNodePorts(svc) || svc.Spec.Type == corev1.ServiceTypeClusterIP && len(svc.Spec.ExternalIPs) > 0
 }

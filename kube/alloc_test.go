@@ -287,3 +287,102 @@ func TestIngressStatus(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// TestServiceUpdates: what a Service becomes when another spec is applied over the
+// one before, as kubectl apply and an API server have it.
+func TestServiceUpdates(t *testing.T) {
+	const ports = "ports: [{name: a, port: 80}]"
+	type step struct{ spec, want string } // want: type, clusterIPs, families, policy, node ports; or what is wrong
+	for _, c := range []struct {
+		name  string
+		steps []step
+	}{
+		{"type: node ports that are still there go", []step{
+			{"{type: NodePort, clusterIP: 10.96.0.50, ports: [{port: 80, nodePort: 31001}]}", "NodePort [10.96.0.50] [IPv4] SingleStack [31001] 0"},
+			{"{type: ClusterIP, ports: [{port: 80, nodePort: 31001}]}", "ClusterIP [10.96.0.50] [IPv4] SingleStack [0] 0"},
+			{"{type: ClusterIP, ports: [{port: 80, nodePort: 31002}]}", "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"},
+		}},
+		{"type: everything of a load balancer goes", []step{
+			{"{type: LoadBalancer, clusterIP: 10.96.0.50, externalTrafficPolicy: Local, healthCheckNodePort: 31003, loadBalancerClass: x, allocateLoadBalancerNodePorts: false, " + ports + "}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [0] 31003"},
+			{"{type: ClusterIP, externalTrafficPolicy: Local, healthCheckNodePort: 31003, loadBalancerClass: x, allocateLoadBalancerNodePorts: false, " + ports + "}", "ClusterIP [10.96.0.50] [IPv4] SingleStack [0] 0"},
+		}},
+		{"type: what was changed with it is refused", []step{
+			{"{type: NodePort, externalTrafficPolicy: Local, " + ports + "}", ""},
+			{"{type: ClusterIP, externalTrafficPolicy: Cluster, " + ports + "}", "spec.externalTrafficPolicy: Invalid value: \"Cluster\": may only be set for externally-accessible services"},
+		}},
+		{"type: an ExternalName has no address, and gets one again", []step{
+			{"{clusterIP: 10.96.0.50, ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, " + ports + "}", "ClusterIP [10.96.0.50] [IPv4] SingleStack [0] 0"},
+			{"{type: ExternalName, externalName: a.b, clusterIP: 10.96.0.50, ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, " + ports + "}", "ExternalName [] [] - [0] 0"},
+			{"{clusterIP: 'fd00:10:96::50', " + ports + "}", "ClusterIP [fd00:10:96::50] [IPv6] SingleStack [0] 0"},
+		}},
+		{"ipFamilyPolicy: left out it stays", []step{
+			{"{clusterIPs: [10.96.0.50, 'fd00:10:96::50'], ipFamilyPolicy: RequireDualStack, " + ports + "}", "ClusterIP [10.96.0.50 fd00:10:96::50] [IPv4 IPv6] RequireDualStack [0] 0"},
+			{"{" + ports + "}", "ClusterIP [10.96.0.50 fd00:10:96::50] [IPv4 IPv6] RequireDualStack [0] 0"},
+			{"{clusterIP: 10.96.0.50, " + ports + "}", "ClusterIP [10.96.0.50 fd00:10:96::50] [IPv4 IPv6] RequireDualStack [0] 0"},
+			{"{ipFamilies: [IPv4], " + ports + "}", "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to release the secondary IP family"},
+			{"{ipFamilies: [IPv4, IPv6], ipFamilyPolicy: SingleStack, " + ports + "}", "ClusterIP [10.96.0.50] [IPv4] SingleStack [0] 0"},
+		}},
+		{"ipFamilies: the first one stays", []step{
+			{"{ipFamilies: [IPv6], " + ports + "}", ""},
+			{"{ipFamilies: [IPv4], " + ports + "}", "spec.ipFamilies[0]: Invalid value: \"IPv4\": may not change once set"},
+		}},
+		{"ipFamilies: of a headless Service they may change", []step{
+			{"{clusterIP: None, ipFamilyPolicy: SingleStack}", "ClusterIP [None] [IPv4] SingleStack [] 0"},
+			{"{clusterIP: None, ipFamilyPolicy: SingleStack, ipFamilies: [IPv6]}", "ClusterIP [None] [IPv6] SingleStack [] 0"},
+			{"{clusterIP: None, selector: {a: b}, ipFamilies: [IPv6]}", "ClusterIP [None] [IPv6] SingleStack [] 0"},
+		}},
+		{"clusterIP: None stays None", []step{
+			{"{clusterIP: None, selector: {a: b}, " + ports + "}", "ClusterIP [None] [IPv4] SingleStack [0] 0"},
+			{"{selector: {a: b}, " + ports + "}", "ClusterIP [None] [IPv4] SingleStack [0] 0"},
+			{"{clusterIP: 10.96.0.50, " + ports + "}", "spec.clusterIPs[0]: Invalid value: [\"10.96.0.50\"]: may not change once set"},
+		}},
+		{"nodePort: kept by the port's name, and by its number", []step{
+			{"{type: NodePort, clusterIP: 10.96.0.50, ports: [{name: a, port: 80, nodePort: 31004}]}", "NodePort [10.96.0.50] [IPv4] SingleStack [31004] 0"},
+			{"{type: NodePort, ports: [{name: a, port: 81}]}", "NodePort [10.96.0.50] [IPv4] SingleStack [31004] 0"},
+			{"{type: NodePort, ports: [{name: b, port: 81}]}", "NodePort [10.96.0.50] [IPv4] SingleStack [31004] 0"},
+			{"{type: LoadBalancer, ports: [{name: c, port: 81, protocol: UDP, nodePort: 31004}]}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [31004] 0"},
+		}},
+		{"allocateLoadBalancerNodePorts: what is allocated stays, what was asked for goes", []step{
+			{"{type: LoadBalancer, clusterIP: 10.96.0.50, ports: [{name: a, port: 80, nodePort: 31005}]}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [31005] 0"},
+			{"{type: LoadBalancer, ports: [{name: a, port: 80}]}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [31005] 0"},
+			{"{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{name: a, port: 80}]}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [31005] 0"},
+			{"{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{name: a, port: 80, nodePort: 31005}]}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [31005] 0"},
+			{"{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{name: a, port: 80}]}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [0] 0"},
+		}},
+		{"healthCheckNodePort: it stays", []step{
+			{"{type: LoadBalancer, clusterIP: 10.96.0.50, externalTrafficPolicy: Local, healthCheckNodePort: 31006, allocateLoadBalancerNodePorts: false, " + ports + "}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [0] 31006"},
+			{"{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 31007, allocateLoadBalancerNodePorts: false, " + ports + "}", "spec.healthCheckNodePort: Forbidden: field is immutable"},
+			{"{type: LoadBalancer, externalTrafficPolicy: Local, allocateLoadBalancerNodePorts: false, " + ports + "}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [0] 31006"},
+			{"{type: LoadBalancer, healthCheckNodePort: 31006, allocateLoadBalancerNodePorts: false, " + ports + "}", "LoadBalancer [10.96.0.50] [IPv4] SingleStack [0] 0"},
+		}},
+		{"loadBalancerClass: it stays while the type does", []step{
+			{"{type: LoadBalancer, loadBalancerClass: x, " + ports + "}", ""},
+			{"{type: LoadBalancer, " + ports + "}", "spec.loadBalancerClass: Invalid value: null: may not change once set"},
+			{"{type: NodePort, " + ports + "}", ""},
+			{"{type: LoadBalancer, loadBalancerClass: z, " + ports + "}", ""},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := testStore(Config{})
+			for _, st := range c.steps {
+				changes := s.Apply(load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: "+st.spec))
+				spec := s.State().Services[Name{"default", "a"}].Spec
+				var nodePorts []int32
+				for _, p := range spec.Ports {
+					nodePorts = append(nodePorts, p.NodePort)
+				}
+				policy := corev1.IPFamilyPolicy("-")
+				if spec.IPFamilyPolicy != nil {
+					policy = *spec.IPFamilyPolicy
+				}
+				got := fmt.Sprint(spec.Type, " ", spec.ClusterIPs, " ", spec.IPFamilies, " ", policy, " ", nodePorts, " ", spec.HealthCheckNodePort)
+				if ps := changes[0].Problems; len(ps) > 0 {
+					got = ps[0].Field + ": " + ps[0].Err
+				}
+				if got != st.want && (st.want != "" || len(changes[0].Problems) > 0) {
+					t.Errorf("%s:\ngot  %s\nwant %s", st.spec, got, st.want)
+				}
+			}
+		})
+	}
+}

@@ -109,9 +109,16 @@ func (s *Store) admissible(k key, want API) field.ErrorList {
 	case *corev1.Service:
 		served := *o // the rest of it is shared: allocate writes to nothing else
 		served.Spec.Ports = slices.Clone(o.Spec.Ports)
+		if o.Spec.Type == corev1.ServiceTypeExternalName {
+			served.Spec.InternalTrafficPolicy = nil
+		}
 		old := s.next.services.m[k.name]
 		if old != nil {
-			carryOver(&served, old)
+			asked := old
+			if r := s.records[k]; r != nil {
+				asked = r.want.(*corev1.Service)
+			}
+			carryOver(&served, old, asked)
 			s.alloc.release(old)
 		}
 		if errs := s.alloc.allocate(&served); len(errs) > 0 {

@@ -227,6 +227,9 @@ func (s *Store) apply(o Object, files bool) Change {
 		change.Action = Unchanged
 		return change
 	}
+	if svc, was := want, s.next.services.m[k.name]; k.kind == "Service" && was != nil {
+		forgetUnneeded(svc.(*corev1.Service), was)
+	}
 	errs := validate(want)
 	if len(errs) == 0 && old != nil {
 		errs = validateUpdate(want, old.want, s.serving(k))

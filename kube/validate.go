@@ -177,16 +177,15 @@ func validatePort(port intstr.IntOrString, at *field.Path) field.ErrorList {
 
 // validateIP returns the address if it is one.
 func validateIP(s string, at *field.Path) (netip.Addr, field.ErrorList) {
-	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" {
-		return a, field.ErrorList{field.Invalid(at, s, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")}
+	if errs := utilvalidation.IsValidIPForLegacyField(at, s, true, nil); len(errs) > 0 {
+		return netip.Addr{}, errs
 	}
+	a, _ := netip.ParseAddr(s)
 	return a, nil
 }
 
 func validateOrdinaryIP(s string, at *field.Path) field.ErrorList {
 	a, errs := validateIP(s, at)
-	a = a.Unmap()
 	switch {
 	case len(errs) > 0:
 		return errs

@@ -41,13 +41,6 @@ func validateService(o *corev1.Service) (errs field.ErrorList) {
 		errs = append(errs, validateOrdinaryIP(ip, spec.Child("externalIPs").Index(i))...)
 	}
 	errs = append(errs, validateTrafficPolicies(s, spec)...)
-
-	const kubelet = 10250
-	for i, p := range s.Ports {
-		if s.Type == corev1.ServiceTypeLoadBalancer && p.Port == kubelet {
-			errs = append(errs, field.Invalid(spec.Child("ports").Index(i).Child("port"), p.Port, fmt.Sprintf("may not expose port %d externally since it is used by kubelet", kubelet)))
-		}
-	}
 	onlyLoadBalancers := "may only be used when `type` is 'LoadBalancer'"
 	if s.Type != corev1.ServiceTypeLoadBalancer {
 		if s.AllocateLoadBalancerNodePorts != nil {
@@ -56,16 +49,39 @@ func validateService(o *corev1.Service) (errs field.ErrorList) {
 		if s.LoadBalancerClass != nil {
 			errs = append(errs, field.Forbidden(spec.Child("loadBalancerClass"), onlyLoadBalancers))
 		}
-		if len(s.LoadBalancerSourceRanges) > 0 {
-			errs = append(errs, field.Forbidden(spec.Child("loadBalancerSourceRanges"), onlyLoadBalancers))
-		}
+	} else if c := s.LoadBalancerClass; c != nil {
+		errs = append(errs, invalid(spec.Child("loadBalancerClass"), *c, utilvalidation.IsQualifiedName(*c))...)
 	}
-	for i, r := range s.LoadBalancerSourceRanges {
-		if _, err := netip.ParsePrefix(strings.TrimSpace(r)); err != nil { // the API lets these have spaces around
-			errs = append(errs, field.Invalid(spec.Child("loadBalancerSourceRanges").Index(i), r, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"))
+	ranges, at := SourceRanges(o)
+	if len(ranges) > 0 && s.Type != corev1.ServiceTypeLoadBalancer {
+		errs = append(errs, field.Forbidden(at, onlyLoadBalancers))
+	}
+	for i, r := range ranges {
+		if len(s.LoadBalancerSourceRanges) > 0 {
+			errs = append(errs, utilvalidation.IsValidCIDRForLegacyField(at.Index(i), r, true, nil)...)
+		} else {
+			errs = append(errs, utilvalidation.IsValidCIDRForLegacyField(at, r, true, nil)...)
 		}
 	}
 	return errs
+}
+
+// SourceRanges are whom a load balancer lets in, and the field that says so:
+// spec.loadBalancerSourceRanges or, where that is empty, the annotation from before
+// there was the field. Both may have spaces around ranges.
+func SourceRanges(svc *corev1.Service) ([]string, *field.Path) {
+	at := field.NewPath("spec", "loadBalancerSourceRanges")
+	ranges := slices.Clone(svc.Spec.LoadBalancerSourceRanges)
+	if len(ranges) == 0 {
+		at = field.NewPath("metadata", "annotations").Key(corev1.AnnotationLoadBalancerSourceRangesKey)
+		if text := strings.TrimSpace(svc.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]); text != "" {
+			ranges = strings.Split(text, ",")
+		}
+	}
+	for i := range ranges {
+		ranges[i] = strings.TrimSpace(ranges[i])
+	}
+	return ranges, at
 }
 
 func validateExternalName(s *corev1.ServiceSpec, spec *field.Path) (errs field.ErrorList) {
@@ -116,11 +132,14 @@ func validateServicePorts(s *corev1.ServiceSpec, path *field.Path) (errs field.E
 			errs = append(errs, field.Duplicate(at, fmt.Sprintf("%s port %d", p.Protocol, p.Port)))
 		}
 		ports[number{p.Protocol, p.Port}] = true
+		if a := p.AppProtocol; a != nil {
+			errs = append(errs, invalid(at.Child("appProtocol"), *a, utilvalidation.IsQualifiedName(*a))...)
+		}
 		if p.NodePort == 0 {
 			continue
 		}
-		if s.Type == corev1.ServiceTypeClusterIP || s.Type == corev1.ServiceTypeExternalName {
-			errs = append(errs, field.Forbidden(at.Child("nodePort"), fmt.Sprintf("may not be used when `type` is '%s'", s.Type)))
+		if s.Type == corev1.ServiceTypeClusterIP {
+			errs = append(errs, field.Forbidden(at.Child("nodePort"), "may not be used when `type` is 'ClusterIP'"))
 		}
 		errs = append(errs, validatePortNumber(p.NodePort, at.Child("nodePort"))...)
 		if nodePorts[number{p.Protocol, p.NodePort}] {
@@ -197,17 +216,36 @@ func validateTrafficPolicies(s *corev1.ServiceSpec, spec *field.Path) (errs fiel
 	return errs
 }
 
-// validateServiceUpdate: a Service keeps the primary address that it has.
+// validateServiceUpdate: a Service keeps the addresses that it has, and gives the
+// second one up only if it is said to be of a single stack; a load balancer keeps
+// its class and where its health is asked for.
 func validateServiceUpdate(o, old *corev1.Service) (errs field.ErrorList) {
-	if old.Spec.Type == corev1.ServiceTypeExternalName || o.Spec.Type == corev1.ServiceTypeExternalName {
-		return nil
-	}
 	spec := field.NewPath("spec")
+	if a, b := o.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass; o.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == o.Spec.Type &&
+		!(a == nil && b == nil || a != nil && b != nil && *a == *b) {
+		errs = append(errs, field.Invalid(spec.Child("loadBalancerClass"), a, "may not change once set"))
+	}
+	if p := o.Spec.HealthCheckNodePort; needsHealthCheckPort(o) && needsHealthCheckPort(old) && p != 0 && p != old.Spec.HealthCheckNodePort {
+		errs = append(errs, field.Forbidden(spec.Child("healthCheckNodePort"), "field is immutable"))
+	}
+	if old.Spec.Type == corev1.ServiceTypeExternalName || o.Spec.Type == corev1.ServiceTypeExternalName {
+		return errs
+	}
+	policy := o.Spec.IPFamilyPolicy
+	if policy == nil {
+		policy = old.Spec.IPFamilyPolicy
+	}
+	if n := len(o.Spec.IPFamilies); n > 0 && n < len(old.Spec.IPFamilies) && policy != nil && *policy != corev1.IPFamilyPolicySingleStack {
+		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), *policy, "must be 'SingleStack' to release the secondary IP family"))
+	}
 	had, wants := old.Spec.ClusterIPs, o.Spec.ClusterIPs
 	for i := range min(len(had), len(wants)) {
 		if had[i] != wants[i] {
 			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(i), wants, "may not change once set"))
 		}
+	}
+	if isHeadless(o) || isHeadless(old) {
+		return errs
 	}
 	if had, wants := old.Spec.IPFamilies, o.Spec.IPFamilies; len(had) > 0 && len(wants) > 0 && had[0] != wants[0] {
 		errs = append(errs, field.Invalid(spec.Child("ipFamilies").Index(0), wants[0], "may not change once set"))
@@ -251,6 +289,9 @@ func validateEndpointSlice(o *discoveryv1.EndpointSlice) field.ErrorList {
 		}
 		names[*p.Name] = true
 		errs = append(errs, validateProtocol(*p.Protocol, at.Child("protocol"))...)
+		if a := p.AppProtocol; a != nil {
+			errs = append(errs, invalid(at.Child("appProtocol"), *a, utilvalidation.IsQualifiedName(*a))...)
+		}
 		if p.Port != nil {
 			errs = append(errs, validatePortNumber(*p.Port, at.Child("port"))...)
 		}

@@ -11,6 +11,9 @@ func TestValidation(t *testing.T) {
 	service := func(spec string) string {
 		return "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: " + spec
 	}
+	annotated := func(spec, ranges string) string {
+		return "apiVersion: v1\nkind: Service\nmetadata: {name: web, annotations: {service.beta.kubernetes.io/load-balancer-source-ranges: '" + ranges + "'}}\nspec: " + spec
+	}
 	pod := func(spec string) string {
 		return "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: " + spec
 	}
@@ -53,13 +56,22 @@ func TestValidation(t *testing.T) {
 		{"clusterIP of the DNS", service("{clusterIP: 10.96.0.10, ports: [{port: 1}]}"), `spec.clusterIPs: Invalid value: ["10.96.0.10"]: failed to allocate IP 10.96.0.10: provided IP is already allocated`},
 		{"clusterIPs of one family", service("{clusterIPs: [10.96.0.20, 10.96.0.21], ipFamilyPolicy: PreferDualStack, ports: [{port: 1}]}"), "may specify no more than one IP for each IP family"},
 		{"family and address", service("{clusterIP: 10.96.0.20, ipFamilies: [IPv6], ports: [{port: 1}]}"), `spec.clusterIPs[0]: Invalid value: "10.96.0.20": expected an IPv6 value as indicated by ` + "`ipFamilies[0]`"},
-		{"two families, single stack", service("{ipFamilies: [IPv4, IPv6], ports: [{port: 1}]}"), "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be RequireDualStack or PreferDualStack when multiple 'ipFamilies' are specified"},
+		{"two families, single stack", service("{ipFamilies: [IPv4, IPv6], ports: [{port: 1}]}"), "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"},
 		{"affinity", service("{sessionAffinity: Cookie, ports: [{port: 1}]}"), `spec.sessionAffinity: Unsupported value: "Cookie": supported values: "ClientIP", "None"`},
 		{"affinity timeout", service("{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 1}]}"), "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400"},
 		{"external traffic policy inside", service("{externalTrafficPolicy: Local, ports: [{port: 1}]}"), "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services"},
 		{"source ranges with spaces", service(`{type: LoadBalancer, loadBalancerSourceRanges: [" 10.0.0.0/8 "], ports: [{port: 1}]}`), ""},
 		{"source ranges that are none", service("{type: LoadBalancer, loadBalancerSourceRanges: [all], ports: [{port: 1}]}"), `spec.loadBalancerSourceRanges[0]: Invalid value: "all": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)`},
-		{"the kubelet's port on a load balancer", service("{type: LoadBalancer, ports: [{port: 10250}]}"), "spec.ports[0].port: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet"},
+		{"appProtocol", service("{ports: [{port: 1, appProtocol: 'a b'}]}"), `spec.ports[0].appProtocol: Invalid value: "a b": name part must consist of alphanumeric characters`},
+		{"load balancer class", service("{type: LoadBalancer, loadBalancerClass: 'a b', ports: [{port: 1}]}"), `spec.loadBalancerClass: Invalid value: "a b": name part must consist of alphanumeric characters`},
+		{"health check port and node port", service("{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30001, ports: [{port: 1, nodePort: 30001}]}"), "spec.healthCheckNodePort: Invalid value: 30001: failed to allocate requested HealthCheck NodePort: provided port is already allocated"},
+		{"source range with host bits", service("{type: LoadBalancer, loadBalancerSourceRanges: [10.1.2.3/8], ports: [{port: 1}]}"), `spec.loadBalancerSourceRanges[0]: Invalid value: "10.1.2.3/8": must not have bits set beyond the prefix length`},
+		{"source range with spaces", service("{type: LoadBalancer, loadBalancerSourceRanges: [' 10.0.0.0/8 '], ports: [{port: 1}]}"), ""},
+		{"source ranges by annotation", annotated("{type: LoadBalancer, ports: [{port: 1}]}", "10.0.0.0/8, 10.1.2.3"), `metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Invalid value: "10.1.2.3": must be a valid CIDR value`},
+		{"source ranges by annotation elsewhere", annotated("{ports: [{port: 1}]}", "10.0.0.0/8"), "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only be used when `type` is 'LoadBalancer'"},
+		{"external IP, mapped", service("{externalIPs: ['::ffff:192.0.2.1'], ports: [{port: 1}]}"), `spec.externalIPs[0]: Invalid value: "::ffff:192.0.2.1": must not be an IPv4-mapped IPv6 address`},
+		{"external IP with leading zeros", service("{externalIPs: [192.0.2.01], ports: [{port: 1}]}"), `spec.externalIPs[0]: Invalid value: "192.0.2.01": must not have leading 0s`},
+		{"node port of an external name", service("{type: ExternalName, externalName: a.b, ports: [{port: 1, nodePort: 30000}]}"), ""},
 		{"affinity timeout too long", service("{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}, ports: [{port: 1}]}"), "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 86401: must be greater than 0 and less than 86400"},
 		{"affinity timeout, the longest", service("{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86400}}, ports: [{port: 1}]}"), ""},
 		{"affinity timeout without affinity", service("{sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 1}]}"), ""},

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -235,7 +234,7 @@ func (c *compiler) compile(svc *corev1.Service) {
 	}
 	c.healthPort = healthPort(svc)
 	o := c.options(svc)
-	sources := c.sources(svc.Spec.LoadBalancerSourceRanges)
+	sources := c.sources(svc)
 	matched := make([]bool, len(svc.Spec.Ports))
 	for _, vip := range cluster {
 		is4 := vip.Is4()
@@ -284,14 +283,15 @@ func (c *compiler) addr(to []packet.Addr, field, s string) []packet.Addr {
 	return append(to, packet.AddrFrom(a))
 }
 
-// sources parses loadBalancerSourceRanges, by family (IPv4: true). What cannot
+// sources parses whom a load balancer lets in, by family (IPv4: true). What cannot
 // be parsed admits nobody, in both families.
-func (c *compiler) sources(ranges []string) map[bool][]netip.Prefix {
+func (c *compiler) sources(svc *corev1.Service) map[bool][]netip.Prefix {
 	by := map[bool][]netip.Prefix{}
+	ranges, at := kube.SourceRanges(svc)
 	for i, s := range ranges {
-		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			c.problem(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "Invalid value: %q: must be a CIDR", s)
+			c.problem(at.Index(i).String(), "Invalid value: %q: must be a CIDR", s)
 			by[true], by[false] = append(by[true], netip.Prefix{}), append(by[false], netip.Prefix{})
 			continue
 		}

@@ -152,6 +152,15 @@ func TestFields(t *testing.T) {
 			{dst: "10.96.0.1:80", gets: both},
 			{dst: "10.244.0.1:30080", gets: both},
 		}},
+		{"metadata.annotations load-balancer-source-ranges", []func(*world){svc(balancer(30080, "198.51.100.7"), externalIP("198.51.100.8"), func(s *corev1.Service) {
+			s.Annotations = map[string]string{"service.beta.kubernetes.io/load-balancer-source-ranges": " 192.0.2.0/25, 203.0.113.0/24"}
+		}), two}, []want{
+			{dst: "198.51.100.7:80", external: true, gets: both}, // 192.0.2.7
+			{dst: "198.51.100.7:80", gets: "not-allowed"},        // 10.244.0.9
+			{dst: "198.51.100.8:80", gets: both},
+			{dst: "10.96.0.1:80", gets: both},
+			{dst: "10.244.0.1:30080", gets: both},
+		}},
 		{"spec.loadBalancerSourceRanges of the other family", []func(*world){svc(balancer(30080, "198.51.100.7"), func(s *corev1.Service) {
 			s.Spec.LoadBalancerSourceRanges = []string{"2001:db8::/32"}
 		}), two}, []want{
