@@ -98,6 +98,33 @@ type ExecRequest struct {
 	Term      string   `json:"term,omitempty"`
 }
 
+// ForwardRequest asks which pod, and which of its ports, `port-forward` leads to.
+type ForwardRequest struct {
+	Namespace string   `json:"namespace"`
+	Target    string   `json:"target"` // NAME, pod/NAME, service/NAME, deployment/NAME and so on
+	Ports     []string `json:"ports"`  // numbers, or names of container ports or of the Service's
+}
+
+// ForwardTarget answers it, a port for each that was asked for.
+type ForwardTarget struct {
+	Pod   string        `json:"pod"`
+	Ports []ForwardPort `json:"ports"`
+}
+
+// ForwardPort is a port by its number as it was asked for, which for a Service is
+// the Service's, and on the pod.
+type ForwardPort struct {
+	Asked uint16 `json:"asked"`
+	Port  uint16 `json:"port"`
+}
+
+// DialRequest connects to a TCP port of a pod's loopback.
+type DialRequest struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Port      uint16 `json:"port"`
+}
+
 // ExecResult ends an exec.
 type ExecResult struct {
 	Exit  int    `json:"exit"`

@@ -143,3 +143,28 @@ func (c *Client) Exec(ctx context.Context, q ExecRequest, stdin, stdout, stderr 
 	}
 	return res.Exit, nil
 }
+
+// Dial connects to a port of a pod's loopback. The connection is with the pod
+// itself: it does not pass the instance and outlives it.
+func (c *Client) Dial(ctx context.Context, q DialRequest) (*net.TCPConn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	uc, _, err := c.upgrade(ctx, "/v1/dial", q)
+	if err != nil {
+		return nil, err
+	}
+	defer uc.Close()
+	if _, err := uc.Write([]byte{0}); err != nil {
+		return nil, fmt.Errorf("dial: the instance went away: %w", err)
+	}
+	_, files, err := receiveRights(uc, make([]byte, 1), 1)
+	if err != nil {
+		return nil, fmt.Errorf("dial: the instance went away: %w", err)
+	}
+	defer files[0].Close()
+	conn, err := net.FileConn(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	return conn.(*net.TCPConn), nil
+}

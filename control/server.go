@@ -26,6 +26,8 @@ type Verbs struct {
 	DNS       func(DNSRequest) (any, error)
 	Exec      func(context.Context, ExecRequest, []*os.File) (int, error) // owns the files
 	Logs      func(context.Context, LogsRequest) (io.ReadCloser, error)
+	Forward   func(ForwardRequest) (ForwardTarget, error)
+	Dial      func(context.Context, DialRequest) (*os.File, error)                      // a socket of the pod, the server's to close
 	Capture   func(context.Context, CaptureRequest, io.Writer) error                    // writes pcapng until the context ends
 	Fault     func(FaultRequest) (string, error)                                        // what is so now, for people
 	Attach    func(context.Context, AttachRequest, func(AttachPlan) (NIC, error)) error // owns the file of the NIC
@@ -69,6 +71,8 @@ func Listen(path string, verbs Verbs) (*Server, error) {
 	mux.HandleFunc("POST /v1/attach", s.attach)
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("POST /v1/logs", s.logs)
+	handle(mux, "POST /v1/forward", func(_ context.Context, q ForwardRequest) (ForwardTarget, error) { return verbs.Forward(q) })
+	mux.HandleFunc("POST /v1/dial", s.dial)
 	mux.HandleFunc("POST /v1/capture", s.capture)
 	mux.HandleFunc("POST /v1/shutdown", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, struct{}{}, nil)
@@ -215,6 +219,30 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		res.Error = err.Error()
 	}
 	json.NewEncoder(uc).Encode(res)
+}
+
+// dial leaves HTTP with its answer: a byte of the client's says that it is ready
+// for the message that brings the socket.
+func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
+	var q DialRequest
+	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	f, err := s.verbs.Dial(r.Context(), q)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	defer f.Close()
+	uc, err := hijack(w, "podgate-dial")
+	if err != nil {
+		return
+	}
+	defer uc.Close()
+	if _, err := io.ReadFull(uc, make([]byte, 1)); err == nil {
+		uc.WriteMsgUnix([]byte{0}, unix.UnixRights(int(f.Fd())), nil) // a client that is gone has no use for it
+	}
 }
 
 // receiveRights reads a message that brings n descriptors, which are the caller's.

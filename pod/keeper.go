@@ -154,6 +154,14 @@ func (k *keeper) handle(req request, files []*os.File) {
 		default:
 			k.answer(req.ID, nil)
 		}
+	case req.Dial != nil:
+		conn, err := k.dial(*req.Dial)
+		if err != nil {
+			k.answer(req.ID, err)
+			return
+		}
+		k.wire.send(reply{ID: req.ID}, int(conn.Fd()))
+		conn.Close()
 	case req.KillAll != nil:
 		k.answer(req.ID, k.killContainer(req.KillAll.Sandbox, req.KillAll.Container))
 	default:

@@ -29,17 +29,11 @@ const (
 // start runs a process in a container; files are its stdin, stdout and stderr,
 // borrowed. With a TTY it returns the master side, owned by the caller.
 func (k *keeper) start(s startSpec, files []*os.File) (master *os.File, err error) {
-	k.mu.Lock()
-	sb := k.sandboxes[s.Sandbox]
-	k.mu.Unlock()
-	if sb == nil {
-		return nil, fmt.Errorf("no sandbox %s", s.Sandbox)
+	sb, release, err := k.hold(s.Sandbox)
+	if err != nil {
+		return nil, err
 	}
-	sb.life.RLock()
-	defer sb.life.RUnlock()
-	if sb.gone {
-		return nil, fmt.Errorf("sandbox %s is gone", s.Sandbox)
-	}
+	defer release()
 	if len(s.Argv) == 0 {
 		return nil, errors.New("no command")
 	}

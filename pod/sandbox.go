@@ -112,6 +112,22 @@ func (s *sandbox) close() {
 	}
 }
 
+// hold finds a sandbox, which is not destroyed before release.
+func (k *keeper) hold(id string) (sb *sandbox, release func(), err error) {
+	k.mu.Lock()
+	sb = k.sandboxes[id]
+	k.mu.Unlock()
+	if sb == nil {
+		return nil, nil, fmt.Errorf("no sandbox %s", id)
+	}
+	sb.life.RLock()
+	if sb.gone {
+		sb.life.RUnlock()
+		return nil, nil, fmt.Errorf("sandbox %s is gone", id)
+	}
+	return sb, sb.life.RUnlock, nil
+}
+
 // destroy kills what runs in a sandbox and lets its namespaces go.
 func (k *keeper) destroy(id string) error {
 	k.mu.Lock()

@@ -26,6 +26,7 @@ type request struct {
 	Start    *startSpec    `json:",omitempty"` // descriptors: stdin, stdout, stderr
 	Signal   *signalSpec   `json:",omitempty"`
 	KillAll  *killAllSpec  `json:",omitempty"`
+	Dial     *dialSpec     `json:",omitempty"` // the reply carries the socket
 	Shutdown *shutdownSpec `json:",omitempty"`
 }
 
@@ -79,6 +80,12 @@ type signalSpec struct {
 
 // killAllSpec kills whatever still runs in a container.
 type killAllSpec struct{ Sandbox, Container string }
+
+// dialSpec connects to what listens at a TCP port of a sandbox's loopback.
+type dialSpec struct {
+	Sandbox string
+	Port    uint16
+}
 
 // shutdownSpec ends the keeper: SIGTERM to everybody, SIGKILL after Millis.
 type shutdownSpec struct{ Millis int64 }

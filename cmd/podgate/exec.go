@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -20,12 +19,12 @@ func newExecCmd() *cobra.Command {
 	var q control.ExecRequest
 	var stdin bool
 	cmd := &cobra.Command{
-		Use:   "exec [-n NS] POD [-c CONTAINER] [-it] -- CMD [ARG...]",
+		Use:   "exec [-n NS] POD|TYPE/NAME [-c CONTAINER] [-it] -- CMD [ARG...]",
 		Short: "Run a command in a pod's namespaces",
 		Long: `Run a command in a pod's namespaces, with the pod's environment, and exit with
 its exit code. The command's files are those of the host.`,
 		Example: `  podgate exec -n shop batch -- curl -s http://web
-  podgate exec -n shop -it batch -- sh`,
+  podgate exec -n shop -it deploy/web -- sh`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{errors.New("exec: name a pod")}
@@ -44,7 +43,7 @@ its exit code. The command's files are those of the host.`,
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input")
 	cmd.Flags().BoolVarP(&q.TTY, "tty", "t", false, "give the command a terminal")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		q.Pod, q.Command = strings.TrimPrefix(args[0], "pod/"), args[1:]
+		q.Pod, q.Command = args[0], args[1:]
 		c, name, err := client(cmd)
 		if err != nil {
 			return err
@@ -108,7 +107,7 @@ func execIn(ctx context.Context, c *control.Client, q control.ExecRequest, stdin
 func newLogsCmd() *cobra.Command {
 	q := control.LogsRequest{}
 	cmd := &cobra.Command{
-		Use: "logs [-f] [-n NS] POD [-c CONTAINER]", Short: "Print what a container wrote", Args: cobra.ExactArgs(1),
+		Use: "logs [-f] [-n NS] POD|TYPE/NAME [-c CONTAINER]", Short: "Print what a container wrote", Args: cobra.ExactArgs(1),
 		Example: `  podgate logs -n shop batch
   podgate logs -f --tail 5 -n shop batch`,
 	}
@@ -121,7 +120,7 @@ func newLogsCmd() *cobra.Command {
 	cmd.Flags().IntVar(&q.Tail, "tail", -1, "only the last `N` lines")
 	cmd.Flags().BoolVarP(&q.Previous, "previous", "p", false, "of the container's run before the last restart")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		q.Pod = strings.TrimPrefix(args[0], "pod/")
+		q.Pod = args[0]
 		c, name, err := client(cmd)
 		if err != nil {
 			return err

@@ -83,7 +83,7 @@ cross one userspace process: no root, no iptables, no bridge.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nSee `%s --help`", err, c.CommandPath())}
 	})
-	root.AddCommand(newUpCmd(), newGatewayCmd(), newDownCmd(), newApplyCmd(), newDeleteCmd(), newExecCmd(), newLogsCmd(), newGetCmd(),
+	root.AddCommand(newUpCmd(), newGatewayCmd(), newDownCmd(), newApplyCmd(), newDeleteCmd(), newExecCmd(), newLogsCmd(), newPortForwardCmd(), newGetCmd(),
 		newTraceCmd(), newDNSCmd(), newFlowsCmd(), newPolicyCmd(), newCaptureCmd(), newFaultCmd(), newCheckCmd(), newStatusCmd(), newConfigCmd(), newVersionCmd(), newAttachCmd(), newDetachCmd(), newWorkloadCmd())
 	return root
 }

@@ -166,7 +166,7 @@ func (p *nodeProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		c.SetDeadline(time.Time{})
 		io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
-		p.splice(peeked{c, rw.Reader}, to)
+		splice(p.ctx, peeked{c, rw.Reader}, to)
 	case r.URL.Scheme == "http" && r.URL.Host != "":
 		p.forward.ServeHTTP(w, r)
 	default:
@@ -224,7 +224,7 @@ func (p *nodeProxy) socks(c net.Conn, in *bufio.Reader) {
 	c.Write([]byte{socksVersion, code, 0, socksIPv4, 0, 0, 0, 0, 0, 0}) // where the connection comes from is nobody's concern
 	if to != nil {
 		c.SetDeadline(time.Time{})
-		p.splice(peeked{c, in}, to)
+		splice(p.ctx, peeked{c, in}, to)
 	}
 }
 
@@ -290,9 +290,9 @@ func socksCode(err error) byte {
 	return socksUnreachable
 }
 
-// splice copies both ways until both are done, or the proxy ends.
-func (p *nodeProxy) splice(a, b net.Conn) {
-	stop := context.AfterFunc(p.ctx, func() { a.Close(); b.Close() })
+// splice copies both ways until both are done, or ctx is, and closes both.
+func splice(ctx context.Context, a, b net.Conn) {
+	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
 	defer stop()
 	defer a.Close()
 	defer b.Close()

@@ -36,6 +36,8 @@ func (g *gateway) verbs() control.Verbs {
 		DNS:      g.explainDNS,
 		Exec:     g.exec,
 		Logs:     g.logs,
+		Forward:  g.forward,
+		Dial:     g.dialPod,
 		Capture:  g.capture,
 		Fault:    g.fault,
 		Attach:   g.attachOutside,
@@ -213,32 +215,23 @@ func (g *gateway) exec(ctx context.Context, q control.ExecRequest, files []*os.F
 			f.Close()
 		}
 	}()
-	p, err := findPod(g.store.State(), q.Namespace, q.Pod)
+	p, err := g.inside(g.store.State(), q.Namespace, q.Pod, "kubectl exec")
 	if err != nil {
 		return 1, err
 	}
-	if kube.IsLocal(p) {
-		return 1, fmt.Errorf("pod %s/%s is part of the gateway itself: nothing can be run in it", q.Namespace, q.Pod)
-	}
-	if kube.IsAttached(p) {
-		return 1, fmt.Errorf("pod %s/%s is attached from outside: what runs in it is not podgate's", q.Namespace, q.Pod)
-	}
-	if g.pods == nil {
-		return 1, errElsewhere("kubectl exec")
-	}
 	return g.pods.Exec(ctx, pod.ExecRequest{
-		Pod: kube.Name{Namespace: q.Namespace, Name: q.Pod}, Container: q.Container, Command: q.Command,
+		Pod: kube.Name{Namespace: p.Namespace, Name: p.Name}, Container: q.Container, Command: q.Command,
 		Files: files, TTY: q.TTY, Rows: q.Rows, Cols: q.Cols, Term: q.Term,
 	})
 }
 
 func (g *gateway) logs(_ context.Context, q control.LogsRequest) (io.ReadCloser, error) {
-	p, err := findPod(g.store.State(), q.Namespace, q.Pod)
+	p, err := findTarget(g.store.State(), q.Namespace, q.Pod)
 	if err != nil {
 		return nil, err
 	}
 	if kube.IsAttached(p) {
-		return nil, fmt.Errorf("pod %s/%s is attached from outside: its output is not podgate's", q.Namespace, q.Pod)
+		return nil, fmt.Errorf("pod %s/%s is attached from outside: its output is not podgate's", p.Namespace, p.Name)
 	}
 	if g.pods == nil {
 		return nil, errElsewhere("kubectl logs")
@@ -246,7 +239,7 @@ func (g *gateway) logs(_ context.Context, q control.LogsRequest) (io.ReadCloser,
 	if q.Tail == 0 {
 		return io.NopCloser(strings.NewReader("")), nil
 	}
-	return g.pods.Logs(kube.Name{Namespace: q.Namespace, Name: q.Pod}, q.Container, pod.LogOptions{Follow: q.Follow, Previous: q.Previous, Tail: max(q.Tail, 0)})
+	return g.pods.Logs(kube.Name{Namespace: p.Namespace, Name: p.Name}, q.Container, pod.LogOptions{Follow: q.Follow, Previous: q.Previous, Tail: max(q.Tail, 0)})
 }
 
 func (g *gateway) capture(ctx context.Context, q control.CaptureRequest, out io.Writer) error {
