@@ -35,6 +35,7 @@ type Config struct {
 	MappingTimeout  time.Duration // how long a mapping outlives its conversations: see Masquerade; 5 min, which RFC 4787 recommends
 	FloodRate       int           // flooded frames a second and port; 100
 	ErrorRate       int           // ICMP errors and resets made by the gateway, a second and port; 1000
+	AllAcks         bool          // forward each bare TCP acknowledgment: see acks.go
 	Answerer        Answerer      // answers UDP to AnswerAt in the data path; nil: nobody does
 	AnswerAt        []netip.AddrPort
 	Nameservers     []netip.Addr // that DHCP and router advertisements name

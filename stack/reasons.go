@@ -22,6 +22,9 @@ const (
 	DNSAnswered
 	DHCPAnswered
 
+	// Told by another frame.
+	AckSuperseded
+
 	// Classify.
 	SpoofedMAC
 	SpoofedIP
@@ -96,10 +99,11 @@ const (
 	rejected                   // discarded, the sender is told
 	limited                    // an answer of ours that the rate limit withheld
 	flowEvent                  // not a frame: a flow cut or moved
+	merged                     // a frame whose message goes with a later one
 )
 
 func (c class) String() string {
-	return [...]string{"", "answered", "dropped", "rejected", "withheld", "flow"}[c]
+	return [...]string{"", "answered", "dropped", "rejected", "withheld", "flow", "merged"}[c]
 }
 
 // say is how a rejection is told to the sender.
@@ -125,6 +129,7 @@ var reasons = [malformed]struct {
 	EchoAnswered:         {"echo-answered", answered, 0},
 	DNSAnswered:          {"dns-answered", answered, 0},
 	DHCPAnswered:         {"dhcp-answered", answered, 0},
+	AckSuperseded:        {"ack-superseded", merged, 0},
 	SpoofedMAC:           {"spoofed-mac", dropped, 0},
 	SpoofedIP:            {"spoofed-ip", dropped, 0},
 	SpoofedARP:           {"spoofed-arp", dropped, 0},

@@ -47,6 +47,8 @@ type worker struct {
 	frames    [budget]packet.Frame // of buffers
 	batch     [budget]arrival      // of frames
 	crowd     int                  // frames in batch
+	batches   uint64               // until now
+	acks      acks
 	touched   []*port
 	made      arena
 	answering *answering    // nil: nobody does
@@ -162,6 +164,7 @@ func (w *worker) take(in *port) (int, error) {
 		if len(w.captures) != 0 {
 			w.capture(in, w.frames[:n], true)
 		}
+		w.batches++
 		w.decode(in, n)
 		w.crowd = n
 		for i := range n {
@@ -245,7 +248,10 @@ func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
 	if w.answering != nil && w.answered(in, p, f, leg) {
 		return
 	}
-	if !w.replay(in, p, leg) && fresh {
+	switch gone := w.replay(in, p, leg); {
+	case gone && p.Proto == packet.TCP && !w.cfg.AllAcks:
+		w.thin(w.ports[leg.Out], p, leg, hash)
+	case !gone && fresh:
 		w.flows.Remove(f) // nobody has seen it: there is nothing to answer
 	}
 }

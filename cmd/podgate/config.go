@@ -53,6 +53,7 @@ type config struct {
 	PolicyLogAll   bool
 	PolicyFailOpen bool
 	MaxFlows       int
+	AllAcks        bool
 	FlowShare      float64
 	Timeouts       flow.Timeouts
 	Routes         []stack.Route

@@ -220,6 +220,11 @@ var settings = []setting{
 		c.FlowShare = float64(n) / 100
 		return err
 	}},
+	{"flows.thin-acks", true, "of TCP packets of a conversation that do nothing but acknowledge, and that wait together, only the last is forwarded", func(c *config, v string) error {
+		v, err := oneOf(v, "true", "false")
+		c.AllAcks = v == "false"
+		return err
+	}},
 	{"flows.timeouts.tcp-syn-sent", "2m", "silence after which a TCP handshake without answer is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPSynSent })},
 	{"flows.timeouts.tcp-syn-recv", "1m", "silence after which a TCP handshake without its last packet is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPSynRecv })},
 	{"flows.timeouts.tcp-established", "24h", "silence after which an open TCP connection is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPEstablished })},

@@ -16,7 +16,8 @@ type Packet struct {
 	TCPFlags uint8 // ACK when 0
 	Seq, Ack uint32
 	Payload  []byte
-	MSS      int // option of TCP, at an odd byte; 0: none
+	MSS      int    // option of TCP, at an odd byte; 0: none
+	Options  []byte // other options of TCP, a multiple of 4 bytes
 
 	ID           uint16 // of the datagram
 	DontFragment bool
@@ -60,7 +61,8 @@ func (p Packet) transport() []byte {
 			h[12] = 7 << 4
 			h = append(h, 1, 2, 4, byte(p.MSS>>8), byte(p.MSS), 1, 1, 0)
 		}
-		return append(h, p.Payload...)
+		h[12] += byte(len(p.Options)) << 2
+		return append(append(h, p.Options...), p.Payload...)
 	case packet.UDP:
 		h := make([]byte, 8, 8+len(p.Payload))
 		binary.BigEndian.PutUint16(h, p.SrcPort)
