@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -238,16 +239,16 @@ type clientTLS struct {
 	verified sync.Map // SHA-256 of certificates that were good, until when
 }
 
-// admits verifies what TLS was asked to ask for.
-func (c *clientTLS) admits(q *request, w http.ResponseWriter) bool {
+// refuses verifies what TLS was asked to ask for; nil: the client may pass.
+func (c *clientTLS) refuses(q *request) ownAnswer {
 	var certs []*x509.Certificate
-	if q.in.TLS != nil {
-		certs = q.in.TLS.PeerCertificates
+	if q.tls != nil {
+		certs = q.tls.PeerCertificates
 	}
 	var err error
 	switch {
 	case len(certs) == 0 && c.optional:
-		return true
+		return nil
 	case len(certs) == 0:
 		err = fmt.Errorf("no required client certificate was sent")
 	default:
@@ -257,18 +258,15 @@ func (c *clientTLS) admits(q *request, w http.ResponseWriter) bool {
 		q.unverified, err = err, nil
 	}
 	if err == nil && c.subject != nil && !c.subject.MatchString("CN="+certs[0].Subject.CommonName) {
-		q.page(w, http.StatusForbidden, fmt.Errorf("the client certificate's name does not match auth-tls-match-cn"))
-		return false
+		return q.refusal(http.StatusForbidden, "the client certificate's name does not match auth-tls-match-cn")
 	}
-	if err == nil {
-		return true
+	switch {
+	case err == nil:
+		return nil
+	case c.page != "":
+		return func(w http.ResponseWriter) { q.refer(w, http.StatusFound, c.page) }
 	}
-	if c.page != "" {
-		q.refer(w, http.StatusFound, c.page)
-		return false
-	}
-	q.page(w, http.StatusBadRequest, err)
-	return false
+	return func(w http.ResponseWriter) { q.page(w, http.StatusBadRequest, err) }
 }
 
 func (c *clientTLS) verify(certs []*x509.Certificate, now time.Time) error {
@@ -300,15 +298,15 @@ func withinDepth(chains [][]*x509.Certificate, depth int) bool {
 }
 
 // tell says who the client is, as ingress-nginx does.
-func (c *clientTLS) tell(in *http.Request, unverified error, h http.Header) {
+func (c *clientTLS) tell(state *tls.ConnectionState, unverified error, h http.Header) {
 	for _, name := range []string{"Ssl-Client-Verify", "Ssl-Client-Subject-Dn", "Ssl-Client-Issuer-Dn", "Ssl-Client-Cert"} {
 		h.Del(name)
 	}
-	if in.TLS == nil || len(in.TLS.PeerCertificates) == 0 {
+	if state == nil || len(state.PeerCertificates) == 0 {
 		h.Set("Ssl-Client-Verify", "NONE")
 		return
 	}
-	cert := in.TLS.PeerCertificates[0]
+	cert := state.PeerCertificates[0]
 	h.Set("Ssl-Client-Verify", "SUCCESS")
 	if unverified != nil {
 		h.Set("Ssl-Client-Verify", "FAILED:"+unverified.Error())

@@ -33,7 +33,7 @@ type decision struct {
 }
 
 // refuses asks, and returns how a request is refused; nil: it may pass.
-func (a *authRequest) refuses(q *request) refusal {
+func (a *authRequest) refuses(q *request) ownAnswer {
 	v, err := a.ask(q)
 	if err != nil {
 		return func(w http.ResponseWriter) {

@@ -7,10 +7,15 @@ import (
 	"net"
 	"strconv"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"podgate/kube"
 )
 
 // BenchmarkProxy is one small response after the other on each of some
-// connections, over loopback; client and endpoint cost little.
+// connections, over loopback, for routes that ask for one thing each; client and
+// endpoint cost little.
 func BenchmarkProxy(b *testing.B) {
 	pod, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,10 +46,37 @@ func BenchmarkProxy(b *testing.B) {
 			}()
 		}
 	}()
-	st := state(b, ingress("shop", "shop.example|Prefix|/|web"))
-	withService(st, "web", endpointAddr(1))
+	for _, way := range []struct {
+		name        string
+		annotations []string
+		want        int // bytes of the answer's body
+	}{
+		{"plain", nil, 5},
+		{"source-range", []string{"whitelist-source-range: 127.0.0.0/8"}, 5},
+		{"limit", []string{"limit-rps: 100000000"}, 5},
+		{"canary", nil, 5},
+		{"rewrite", []string{"rewrite-target: /y"}, 5},
+		{"vhost", []string{"upstream-vhost: inner.example"}, 5},
+		{"password", []string{"auth-type: basic", "auth-secret: users"}, 5},
+		{"cors", []string{"enable-cors: true"}, 5},
+		{"affinity", []string{"affinity: cookie"}, 5},
+		{"redirect", []string{"permanent-redirect: https://new.example"}, 0},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			st := state(b, annotated(ingress("shop", "shop.example|Prefix|/|web"), way.annotations...))
+			if way.name == "canary" {
+				st = state(b, ingress("shop", "shop.example|Prefix|/|web"), annotated(ingress("next", "shop.example|Prefix|/|web"), "canary: true", "canary-weight: 30", "canary-by-header: X-Next"))
+			}
+			withService(st, "web", endpointAddr(1))
+			st.Secrets[kube.Name{Namespace: "ns", Name: "users"}] = &corev1.Secret{Data: map[string][]byte{"auth": []byte("plain:{PLAIN}open\n")}}
+			benchmarkProxy(b, st, pod.Addr().String(), way.want)
+		})
+	}
+}
+
+func benchmarkProxy(b *testing.B, st *kube.State, pod string, want int) {
 	s := NewServer(Config{Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, pod.Addr().String())
+		return new(net.Dialer).DialContext(ctx, network, pod)
 	}})
 	routes, _ := Compile(nil, st, Config{})
 	s.SetRoutes(routes)
@@ -65,7 +97,7 @@ func BenchmarkProxy(b *testing.B) {
 		defer c.Close()
 		r := bufio.NewReader(c)
 		for pb.Next() {
-			io.WriteString(c, "GET /x HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: wrk\r\n\r\n")
+			io.WriteString(c, "GET /x HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: wrk\r\nAuthorization: Basic cGxhaW46b3Blbg==\r\n\r\n")
 			length := 0
 			for {
 				line, err := r.ReadSlice('\n')
@@ -80,7 +112,7 @@ func BenchmarkProxy(b *testing.B) {
 					length, _ = strconv.Atoi(string(line[16 : len(line)-2]))
 				}
 			}
-			if _, err := r.Discard(length); err != nil || length != 5 {
+			if _, err := r.Discard(length); err != nil || length != want {
 				b.Errorf("%d bytes, %v", length, err)
 				return
 			}

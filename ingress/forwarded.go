@@ -23,9 +23,10 @@ func (q *request) scheme() string {
 // id names the request, to the endpoint and in logs.
 func (q *request) id() string {
 	if q.requestID == "" {
-		if had := q.in.Header.Get("X-Request-Id"); q.trust && had != "" {
-			q.requestID = had
-		} else {
+		if q.trust {
+			q.requestID = q.in.Header.Get("X-Request-Id")
+		}
+		if q.requestID == "" {
 			q.requestID = requestID()
 		}
 	}
@@ -34,7 +35,7 @@ func (q *request) id() string {
 
 // secure reports whether the client's connection is encrypted.
 func (q *request) secure() bool {
-	return q.in.TLS != nil || q.trust && strings.EqualFold(q.in.Header.Get("X-Forwarded-Proto"), "https")
+	return q.tls != nil || q.trust && strings.EqualFold(q.in.Header.Get("X-Forwarded-Proto"), "https")
 }
 
 // forwarded says in the fields of a request where it came from.
@@ -47,7 +48,7 @@ func (q *request) forwarded(h http.Header) {
 	}
 	forwardedFor := q.client.String()
 	proto, port := "http", q.local.Port()
-	if in.TLS != nil {
+	if q.tls != nil {
 		proto = "https"
 	}
 	set := func(name, value string) {

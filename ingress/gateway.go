@@ -191,7 +191,7 @@ func At(l net.Listener, door netip.AddrPort, ingress bool) net.Listener {
 func (q *request) find() (status int) {
 	if d := q.live.doors[q.entry.door]; d != nil {
 		l := d.listeners.first(q.host)
-		if status := d.misdirected(q.in.TLS, l); status != 0 {
+		if status := d.misdirected(q.tls, l); status != 0 {
 			return status
 		}
 		if l != nil {
@@ -207,28 +207,21 @@ func (q *request) find() (status int) {
 	return http.StatusNotFound
 }
 
-// findByPath is find where the path alone decides. It returns false if the whole
-// request has to be known.
-func (q *request) findByPath(state *tls.ConnectionState) bool {
-	if d := q.live.doors[q.entry.door]; d != nil {
-		l := d.listeners.first(q.host)
-		if l != nil && l.conditional || d.misdirected(state, l) != 0 {
-			return false
-		}
-		if l != nil {
-			q.listener = l
-			if q.table, q.route = l.match(q.host, q.match, nil); q.route != nil {
-				if q.route.split != nil {
-					q.route = q.route.split.choose(rand.IntN)
-				}
-				return true
-			}
-		}
+// conditional reports whether find has to know more of a request than its path.
+func (q *request) conditional() bool {
+	d := q.live.doors[q.entry.door]
+	if d == nil {
+		return false
 	}
-	if q.entry.ingress() {
-		q.table, q.route = q.live.match(q.host, q.match)
+	l := d.listeners.first(q.host)
+	return l != nil && l.conditional
+}
+
+// share chooses among the backends of a route that has several.
+func (q *request) share() {
+	if q.route.split != nil {
+		q.route = q.route.split.choose(rand.IntN)
 	}
-	return true
 }
 
 // misdirected is the status for a request of another listener than the one that

@@ -212,17 +212,16 @@ func (c *corsFilter) set(in *http.Request, h http.Header) bool {
 	return true
 }
 
-func (c *corsFilter) preflight(in *http.Request, w http.ResponseWriter) bool {
+func (c *corsFilter) preflight(in *http.Request, h http.Header) bool {
 	method := in.Header.Get("Access-Control-Request-Method")
 	if in.Method != http.MethodOptions || method == "" || in.Header.Get("Origin") == "" {
 		return false
 	}
-	if h := w.Header(); c.set(in, h) {
+	if c.set(in, h) {
 		allow(h, "Access-Control-Allow-Methods", c.methods, method)
 		allow(h, "Access-Control-Allow-Headers", c.headers, strings.Join(in.Header.Values("Access-Control-Request-Headers"), ", "))
 		h.Set("Access-Control-Max-Age", c.maxAge)
 	}
-	w.WriteHeader(http.StatusNoContent)
 	return true
 }
 

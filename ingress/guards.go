@@ -8,56 +8,54 @@ import (
 // Who may come in, in nginx's order: client certificates, limits, then addresses,
 // passwords and whoever auth-url asks: all of these, or with "satisfy: any" one.
 
-// refusal answers a request that is not to go on.
-type refusal func(w http.ResponseWriter)
+// ownAnswer answers a request that does not go to an endpoint.
+type ownAnswer func(w http.ResponseWriter)
 
-// admit answers, and returns false, if a request is not to go on. done is to be
-// called when the request has ended; it may be nil.
-func (q *request) admit(w http.ResponseWriter) (done func(), ok bool) {
+// admit asks the guards; no is how a request is answered that is not to go on.
+// done is to be called when the request has ended; it may be nil.
+func (q *request) admit() (no ownAnswer, done func()) {
 	o := q.route.options
-	if o.client != nil && !o.client.admits(q, w) {
-		return nil, false
+	if o.client != nil {
+		if no = o.client.refuses(q); no != nil {
+			return no, nil
+		}
 	}
 	if o.limit != nil {
 		var status int
 		if done, status = o.limit.take(q.origin(), q.now()); status != 0 {
-			q.page(w, status, fmt.Errorf("a limit of this Ingress is exceeded"))
-			return nil, false
+			return q.refusal(status, "a limit of this Ingress is exceeded"), nil
 		}
 	}
-	if refuse := q.refused(); refuse != nil {
-		if done != nil {
-			done()
-		}
-		refuse(w)
-		return nil, false
+	if no = q.refused(); no != nil && done != nil {
+		done()
+		done = nil
 	}
-	return done, true
+	return no, done
 }
 
 // refused asks the guards that are there.
-func (q *request) refused() (refuse refusal) {
+func (q *request) refused() (no ownAnswer) {
 	o := q.route.options
 	for _, g := range []struct {
 		there   bool
-		refuses func() refusal
+		refuses func() ownAnswer
 	}{
 		{len(o.allow)+len(o.deny) > 0, q.addressRefused},
 		{o.basic != nil && !q.route.open, q.passwordRefused},
-		{o.auth != nil && !q.route.open, func() refusal { return o.auth.refuses(q) }},
+		{o.auth != nil && !q.route.open, func() ownAnswer { return o.auth.refuses(q) }},
 	} {
 		if !g.there {
 			continue
 		}
-		refuse = g.refuses()
-		if (refuse == nil) == o.satisfyAny {
-			return refuse
+		no = g.refuses()
+		if (no == nil) == o.satisfyAny {
+			return no
 		}
 	}
-	return refuse
+	return no
 }
 
-func (q *request) addressRefused() refusal {
+func (q *request) addressRefused() ownAnswer {
 	o := q.route.options
 	switch {
 	case contains(o.deny, q.origin()):
@@ -68,7 +66,7 @@ func (q *request) addressRefused() refusal {
 	return nil
 }
 
-func (q *request) passwordRefused() refusal {
+func (q *request) passwordRefused() ownAnswer {
 	basic := q.route.options.basic
 	name, password, ok := q.in.BasicAuth()
 	if ok && basic.verify(name, password) {
@@ -81,6 +79,6 @@ func (q *request) passwordRefused() refusal {
 	}
 }
 
-func (q *request) refusal(status int, why string) refusal {
+func (q *request) refusal(status int, why string) ownAnswer {
 	return func(w http.ResponseWriter) { q.page(w, status, fmt.Errorf("%s", why)) }
 }

@@ -22,14 +22,16 @@ import (
 // The lane
 //
 // Most requests are HTTP/1.1, plain in their form (head.go), and for a route
-// that asks for nothing unusual. They are passed on as the bytes that they are:
-// one goroutine a connection reads a request's header, finds its route, writes
-// the header without what is between client and us and with what is known of the
-// client, and does the same with the answer. The rest of what HTTP has is for
-// net/http: a connection whose next request is not for the lane is given to the
-// http.Server, with what was read of that request, and stays there. So nothing is
-// decided here that net/http would decide otherwise, and what is refused is
-// refused there.
+// that asks for little. They are passed on as the bytes that they are: one
+// goroutine a connection reads a request's header, finds its route, writes the
+// header without what is between client and us and with what is known of the
+// client, and does the same with the answer. What a route changes is changed by
+// what net/http's way has for that, on headers that are read as net/http reads
+// them (relane.go). The rest of what HTTP has is for net/http: a connection whose
+// next request is not for the lane is given to the http.Server, with what was read
+// of that request, and stays there. So nothing is decided here that net/http would
+// decide otherwise, and what is malformed is refused there. Whether a request is
+// for the lane is decided before anything is counted or chosen for it.
 //
 // Bodies of requests are sent on with the header: those that do not fit in the
 // buffer are net/http's, as an endpoint may answer before it has read them. A
@@ -45,9 +47,10 @@ type lane struct {
 	conn  net.Conn             // the same, decrypted
 	tls   *tls.ConnectionState // nil: not encrypted
 	by    entrance
-	from  []byte // fields that say who the client is, the same for all its requests
-	buf   []byte // what was read: of requests from the one in hand on
-	out   []byte // a header in the making
+	from  []byte        // fields that say who the client is, the same for all its requests
+	buf   []byte        // what was read: of requests from the one in hand on
+	again *bufio.Reader // of the request in hand, for net/http's reader; nil: not needed yet
+	out   []byte        // a header in the making
 	in    head
 	reply head
 	q     request
@@ -186,43 +189,59 @@ func (l *lane) read(first bool) bool {
 // one answers the request in hand. It returns false if the connection is done for.
 func (l *lane) one() bool {
 	q := &l.q
-	*q = request{Server: l.Server, live: l.live.Load(), client: q.client, local: q.local, entry: l.by, began: time.Now()}
+	*q = request{Server: l.Server, live: l.live.Load(), tls: l.tls, client: q.client, local: q.local, entry: l.by, began: time.Now()}
 	target := string(l.in.target)
 	path, _, _ := strings.Cut(target, "?")
 	q.host, q.path = matchHost(string(l.in.host)), cleanPath(path)
 	q.match = matchPath(q.path)
-	if !q.live.blocked.nobody() || !q.findByPath(l.tls) || q.route == nil || !q.route.options.lean() || q.route.canary != nil || !q.route.backend.lean() ||
-		l.tls == nil && q.live.redirects(q.route, q.host) || q.route.options.bodySize > 0 && l.in.length > q.route.options.bodySize {
+	if q.conditional() {
+		if q.in = l.parsed(); q.in == nil {
+			return false
+		}
+	}
+	if q.find(); q.route == nil || !q.route.lean() || !q.live.blocked.nobody() ||
+		q.route.options.bodySize > 0 && l.in.length > q.route.options.bodySize {
 		l.give()
 		return false
 	}
-	q.backend = q.route.backend
 	l.requests.Add(1)
-	a := answer{}
-	again := l.proxy(&a, target[len(path):])
-	if l.cfg.AccessLog != nil && !q.route.options.silent && q.in == nil {
-		q.in, _ = l.parsed() // who logs wants more of it than was needed so far
+	q.share()
+	if q.in == nil && (l.cfg.AccessLog != nil && !q.route.options.silent || q.route.reads()) {
+		if q.in = l.parsed(); q.in == nil {
+			return false // head and net/http are at odds: nobody's request
+		}
 	}
+	a := answer{}
+	again := l.answered(&a, target[len(path):])
 	q.note(string(l.in.method), &a)
 	rest := copy(l.buf[:cap(l.buf)], l.buf[l.in.size+int(l.in.length):])
 	l.buf = l.buf[:rest]
 	return again && !l.in.close
 }
 
-// parsed is the request in hand as net/http knows it.
-func (l *lane) parsed() (*http.Request, error) {
-	in, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(l.buf[:l.in.size+int(l.in.length)])))
-	if err != nil {
-		return nil, err
+// answered answers the request, by an endpoint or as its route says.
+func (l *lane) answered(a *answer, query string) bool {
+	q := &l.q
+	own, done := q.judge()
+	if done != nil {
+		defer done()
 	}
-	in.RemoteAddr, in.TLS = l.conn.RemoteAddr().String(), l.tls
-	return in, nil
+	if own != nil {
+		return l.say(a, own)
+	}
+	compose := l.compose
+	if q.route.options.changesFields() {
+		compose = l.recompose
+	}
+	if err := compose(query); err != nil {
+		return l.fail(a, err)
+	}
+	return l.proxy(a)
 }
 
 // proxy sends the request to an endpoint, or to others as proxy-next-upstream says.
-func (l *lane) proxy(a *answer, query string) bool {
+func (l *lane) proxy(a *answer) bool {
 	q, o := &l.q, l.q.route.options
-	l.compose(query)
 	var few [4]*endpoint
 	tried := few[:0]
 	for {
@@ -263,26 +282,6 @@ func (l *lane) repeatable(r retry) bool {
 		return r.on&nonIdempotent != 0
 	}
 	return true
-}
-
-// compose makes the request that endpoints get, in l.out.
-func (l *lane) compose(query string) {
-	q := &l.q
-	b := append(append(l.out[:0], l.in.method...), ' ')
-	b = append(append(append(b, q.path...), query...), " HTTP/1.1\r\nHost: "...)
-	b = append(append(b, l.in.host...), "\r\n"...)
-	for _, f := range l.in.fields {
-		if c := f.name[0] | 0x20; (c == 'x' || c == 'f' || c == 'p') && impersonates(string(f.name)) {
-			continue
-		}
-		b = append(b, f.line...)
-	}
-	b = append(b, l.from...)
-	b = append(append(b, "X-Forwarded-Host: "...), l.in.host...)
-	q.requestID = requestID()
-	b = append(append(b, "\r\nX-Request-Id: "...), q.requestID...)
-	b = append(b, crlf2...)
-	l.out = append(b, l.buf[l.in.size:l.in.size+int(l.in.length)]...)
 }
 
 // attempt sends the request to an endpoint and reads the answer's header, which
@@ -410,15 +409,20 @@ func (l *lane) fail(a *answer, err error) bool {
 		return false // the client is gone, or we are going
 	}
 	l.Server.failed.Add(1)
-	in, parseErr := l.parsed()
-	if parseErr != nil {
-		return false
+	return l.say(a, func(w http.ResponseWriter) { l.q.page(w, statusOf(err), err) })
+}
+
+// say answers with an answer of our own.
+func (l *lane) say(a *answer, own ownAnswer) bool {
+	if l.q.in == nil {
+		if l.q.in = l.parsed(); l.q.in == nil {
+			return false
+		}
 	}
-	l.q.in = in
 	page := &held{header: http.Header{}}
 	a.ResponseWriter = page
-	l.q.page(a, statusOf(err), err)
-	return page.send(l) == nil
+	own(a)
+	return page.send(l) == nil && !l.ending()
 }
 
 // held is a short answer of our own.
@@ -435,7 +439,9 @@ func (h *held) Write(p []byte) (int, error) { return h.body.Write(p) }
 func (h *held) send(l *lane) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", h.status, http.StatusText(h.status))
-	h.header.Set("Content-Length", strconv.Itoa(h.body.Len()))
+	if h.header.Del("Content-Length"); h.status != http.StatusNoContent && string(l.in.method) != http.MethodHead {
+		h.header.Set("Content-Length", strconv.Itoa(h.body.Len()))
+	}
 	h.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	if l.ending() {
 		h.header.Set("Connection", "close")

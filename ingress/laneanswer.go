@@ -15,7 +15,7 @@ import (
 // answer passes on the answer whose header was read. It returns false if the
 // client's connection is done for.
 func (l *lane) answer(u *upstream, e *endpoint, a *answer) bool {
-	if l.reply.size == 0 {
+	if l.reply.size == 0 || l.q.route.options.changesAnswers() {
 		return l.reframe(u, e, a)
 	}
 	h := &l.reply
@@ -28,8 +28,11 @@ func (l *lane) answer(u *upstream, e *endpoint, a *answer) bool {
 		b = append(b, ' ')
 	}
 	b = append(b, "\r\n"...)
+	hsts := l.tls != nil && l.q.route.options.hsts != ""
 	for _, f := range h.fields {
-		b = append(b, f.line...)
+		if !hsts || !fold(f.name, "strict-transport-security") {
+			b = append(b, f.line...)
+		}
 	}
 	b = l.own(b, h.date)
 	b = append(b, "\r\n"...)
@@ -141,10 +144,14 @@ func (l *lane) reframe(u *upstream, e *endpoint, a *answer) bool {
 	}
 	announced := res.Trailer
 	removeHopByHop(res.Header)
+	l.change(res)
+	if l.q.route.options.hsts != "" && l.tls != nil {
+		res.Header.Del("Strict-Transport-Security") // ours is
+	}
 	b := fmt.Appendf(l.out[:0], "HTTP/1.1 %03d %s\r\n", res.StatusCode, reasonPhrase(res))
 	for name, values := range res.Header {
 		for _, v := range values {
-			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
+			b = appendField(b, name, v)
 		}
 	}
 	for name := range announced {

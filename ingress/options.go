@@ -70,21 +70,6 @@ type options struct {
 	denied          string        // why all is answered with 503: a guard that was asked for cannot be had
 }
 
-// lean reports whether the lane can serve a route with these options: all that
-// it does not know are not asked for.
-func (o *options) lean() bool {
-	return o.denied == "" && o.appRoot == "" && o.redirect == nil && o.rewrite == "" && o.cors == nil &&
-		o.basic == nil && o.auth == nil && o.client == nil && o.limit == nil && len(o.allow) == 0 && len(o.deny) == 0 &&
-		o.sticky == nil && o.hash == nil && len(o.mirrors) == 0 && o.host == nil && len(o.intercept) == 0 &&
-		len(o.hidden) == 0 && o.cookies == nil && o.location == nil && !o.originalURI && len(o.requestHeaders) == 0 && len(o.responseHeaders) == 0 &&
-		o.pace.rate == 0 && o.requestEdits == nil && o.answerEdits == nil && o.path == nil && o.within == 0 && o.attempt == 0 && !o.retry.same
-}
-
-// lean reports whether the lane can speak to these endpoints.
-func (b *backend) lean() bool {
-	return len(b.endpoints) > 0 && b.wire.protocol == http1 && !b.wire.asClient
-}
-
 // plain are the options of an Ingress that asks for nothing.
 var plain = options{sslRedirect: true, code: http.StatusPermanentRedirect, retry: retry{on: onError | onTimeout, tries: 3}}
 
@@ -167,8 +152,8 @@ type redirection struct {
 // crossOrigin answers what browsers ask before they let a page of another origin
 // use an answer: annotations and HTTPRoutes say it differently.
 type crossOrigin interface {
-	set(in *http.Request, h http.Header) bool               // adds the fields to an answer, if the origin is admitted
-	preflight(in *http.Request, w http.ResponseWriter) bool // answers, if in is a preflight
+	set(in *http.Request, h http.Header) bool       // adds the fields to an answer, if the origin is admitted
+	preflight(in *http.Request, h http.Header) bool // makes those of the answer, if in is a preflight
 }
 
 // canary is a second backend for some requests of a route.

@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -30,10 +29,11 @@ import (
 type request struct {
 	*Server
 	live     *Routes
-	in       *http.Request
-	path     string // escaped, clean
-	match    string // the path as compared
-	host     string // as matched
+	in       *http.Request        // nil on the lane, where nobody asks for more than the rest
+	tls      *tls.ConnectionState // the client's; nil: it is not encrypted
+	path     string               // escaped, clean
+	match    string               // the path as compared
+	host     string               // as matched
 	client   netip.Addr
 	entry    entrance       // the listener that it came by
 	local    netip.AddrPort // where it arrived
@@ -62,7 +62,7 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	if encrypted, ok := in.Context().Value(encryptedKey{}).(*tls.ConnectionState); ok {
 		in.TLS = encrypted
 	}
-	q := &request{Server: s, live: s.live.Load(), in: in, host: matchHost(in.Host), path: cleanPath(in.URL.EscapedPath()), began: time.Now()}
+	q := &request{Server: s, live: s.live.Load(), in: in, tls: in.TLS, host: matchHost(in.Host), path: cleanPath(in.URL.EscapedPath()), began: time.Now()}
 	if client, err := netip.ParseAddrPort(in.RemoteAddr); err == nil {
 		q.client = client.Addr().Unmap().WithZone("")
 	}
@@ -100,9 +100,7 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 		q.page(a, status, nil)
 		return
 	}
-	if q.route.split != nil {
-		q.route = q.route.split.choose(rand.IntN)
-	}
+	q.share()
 	if within := q.route.options.within; within > 0 {
 		ctx, cancel := context.WithTimeout(in.Context(), within)
 		defer cancel()
@@ -119,45 +117,17 @@ func localAddr(a net.Addr) netip.AddrPort {
 	return ap
 }
 
-// answer does for a route what nginx does in its phases: redirects, then guards,
-// then the backend.
+// answer does what a route wants.
 func (q *request) answer(w http.ResponseWriter) {
-	o := q.route.options
-	switch {
-	case o.denied != "":
-		q.page(w, http.StatusServiceUnavailable, errors.New(o.denied))
-		return
-	case o.appRoot != "" && q.path == "/":
-		q.refer(w, http.StatusFound, q.scheme()+"://"+q.in.Host+o.appRoot)
-		return
-	case o.redirect != nil:
-		q.refer(w, o.redirect.code, o.redirect.to.String(q))
-		return
-	case o.cors != nil && o.cors.preflight(q.in, w):
-		return
-	case !q.secure() && q.live.redirects(q.route, q.host):
-		q.redirect(w)
-		return
-	}
-	done, ok := q.admit(w)
+	own, done := q.judge()
 	if done != nil {
 		defer done()
 	}
-	if !ok {
+	if own != nil {
+		own(w)
 		return
 	}
-	q.backend = q.route.backend
-	if c := q.route.canary; c != nil && len(c.backend.endpoints) > 0 && q.takesCanary(c) {
-		q.backend = c.backend
-	}
-	if len(q.backend.endpoints) == 0 && o.fallback != nil && !o.intercept[http.StatusServiceUnavailable] {
-		q.backend, q.standsIn = o.fallback, true
-	}
-	if len(q.backend.endpoints) == 0 {
-		q.unavailable.Add(1)
-		q.page(w, cmp.Or(q.backend.status, http.StatusServiceUnavailable), nil)
-		return
-	}
+	o := q.route.options
 	if o.bodySize > 0 {
 		if q.in.ContentLength > o.bodySize {
 			w.Header().Set("Connection", "close")
@@ -253,7 +223,6 @@ func statusOf(err error) int {
 // rewrite makes the request that the endpoint gets.
 func (q *request) rewrite(p *httputil.ProxyRequest) {
 	in, out := q.in, p.Out
-	out.Host = in.Host
 	out.Trailer = in.Trailer           // the same map: it is filled when the body has been read
 	out.URL.RawQuery = in.URL.RawQuery // ours to pass on, not to read
 	if q.path != in.URL.EscapedPath() {
@@ -277,11 +246,9 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	if o.rewrite != "" && o.prefix != "" {
 		h.Set("X-Forwarded-Prefix", o.prefix)
 	}
-	if o.host != nil {
-		out.Host = o.host.String(q)
-	}
+	out.Host = q.hostFor(in.Host)
 	if o.client != nil {
-		o.client.tell(in, q.unverified, h)
+		o.client.tell(q.tls, q.unverified, h)
 	}
 	for name, v := range q.granted {
 		if h.Del(name); len(v) > 0 {
@@ -297,6 +264,17 @@ func (q *request) rewrite(p *httputil.ProxyRequest) {
 	}
 }
 
+// hostFor is the Host that endpoints get: the route's, if what the route says is a
+// host for this request, else the client's.
+func (q *request) hostFor(asked string) string {
+	if t := q.route.options.host; t != nil {
+		if host := t.String(q); host != "" && plainHost([]byte(host)) {
+			return host
+		}
+	}
+	return asked
+}
+
 // rewritePath applies rewrite-target, as nginx's "rewrite" does: the groups are
 // those of the decoded path, and the query is kept.
 func (q *request) rewritePath(u *url.URL) {
@@ -306,7 +284,11 @@ func (q *request) rewritePath(u *url.URL) {
 	}
 	groups := r.pattern.FindStringSubmatch(q.decoded())
 	path, query, has := strings.Cut(target, "?")
-	path, query = expand(path, groups), expand(query, groups)
+	path = expand(path, groups)
+	for i := range groups {
+		groups[i] = queryEscape(groups[i])
+	}
+	query = expand(query, groups)
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
@@ -317,6 +299,12 @@ func (q *request) rewritePath(u *url.URL) {
 		}
 		u.RawQuery = query
 	}
+}
+
+// queryEscape encodes what would not be part of one parameter's value, as nginx
+// does with groups after a question mark.
+func queryEscape(s string) string {
+	return strings.ReplaceAll(url.QueryEscape(s), "%2F", "/")
 }
 
 // expand puts the groups of a pattern where "$1" to "$9" stand.

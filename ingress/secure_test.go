@@ -19,19 +19,35 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // One row is one way to say where a request ends that two parsers could read in
 // two ways. None reaches an endpoint as a second request, and none is taken.
 func TestBadFramingIsRefused(t *testing.T) {
 	t.Run("lane", func(t *testing.T) { badFramingIsRefused(t, shop(t, 1)) })
+	t.Run("changed on the lane", func(t *testing.T) { badFramingIsRefused(t, changed(t)) })
 	t.Run("net/http", func(t *testing.T) { badFramingIsRefused(t, notForTheLane(t)) })
 }
 
 // notForTheLane is shop with a route that the lane leaves to net/http.
 func notForTheLane(t *testing.T) *kube.State {
-	st := state(t, annotated(ingress("shop", "shop.example|Prefix|/|web"), "limit-rps: 100000"))
+	st := state(t, annotated(ingress("shop", "shop.example|Prefix|/|web"), "limit-rate: 100000"))
 	withService(st, "web", endpointAddr(1))
+	return st
+}
+
+// changed is shop with a route that changes everything that the lane can change.
+func changed(t *testing.T) *kube.State {
+	st := state(t, annotated(ingress("shop", "shop.example|ImplementationSpecific|/(.*)|web"), "rewrite-target: /y/$1?z=$1", "enable-cors: true", "upstream-vhost: inner.example", "custom-headers: more"))
+	withService(st, "web", endpointAddr(1))
+	for name, data := range map[string]map[string]string{
+		"more": {"X-More": "1\r\nX-Split: 1", "Content-Length": "1", "Transfer-Encoding": "chunked", "Connection": "close", "X Bad": "1"},
+		"sent": {"X-Sent": "1\r\nX-Split: 1", "Content-Length": "1", "Transfer-Encoding": "chunked", "Host": "evil.example", "X Bad": "1"},
+	} {
+		st.ConfigMaps[kube.Name{Namespace: "ns", Name: name}] = &corev1.ConfigMap{Data: data}
+	}
+	st.ConfigMaps[controllerConfigs[0]] = &corev1.ConfigMap{Data: map[string]string{"proxy-set-headers": "ns/sent", "hide-headers": "Content-Length,Transfer-Encoding"}}
 	return st
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -99,6 +100,11 @@ func variable(name string) func(q *request) string {
 		return func(q *request) string { return q.in.URL.Query().Get(field) }
 	}
 	return nil
+}
+
+// fixed reports whether it is the same for all requests.
+func (t template) fixed() bool {
+	return !slices.ContainsFunc(t, func(p part) bool { return p.of != nil })
 }
 
 func (t template) String(q *request) string {
