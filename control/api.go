@@ -78,11 +78,14 @@ type GetRequest struct {
 	Kind      string `json:"kind"` // plural, lower case: "pods"
 	Name      string `json:"name,omitempty"`
 	Namespace string `json:"namespace,omitempty"` // empty: all
+	Watch     bool   `json:"watch,omitempty"`     // as the data path has it, once it is past the generation After
+	After     uint64 `json:"after,omitempty"`
 }
 
 // GetResult carries the objects, each as its API type encodes it.
 type GetResult struct {
-	Items []json.RawMessage `json:"items"`
+	Items      []json.RawMessage `json:"items"`
+	Generation uint64            `json:"generation"` // of the state that they are of
 }
 
 // ExecRequest starts a command in a pod. Stdin, stdout and stderr follow on the

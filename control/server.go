@@ -19,7 +19,7 @@ type Verbs struct {
 	Status    func() Status
 	Apply     func(context.Context, ApplyRequest) (ApplyResult, error)
 	Delete    func(context.Context, ApplyRequest) (ApplyResult, error)
-	Get       func(GetRequest) (GetResult, error)
+	Get       func(context.Context, GetRequest) (GetResult, error)
 	Trace     func(TraceRequest) (any, error)
 	Flows     func(FlowsRequest) (any, error)
 	Policy    func(PolicyRequest) (any, error)
@@ -59,7 +59,7 @@ func Listen(path string, verbs Verbs) (*Server, error) {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answer(w, verbs.Status(), nil) })
 	handle(mux, "POST /v1/apply", verbs.Apply)
 	handle(mux, "POST /v1/delete", verbs.Delete)
-	handle(mux, "POST /v1/get", func(_ context.Context, q GetRequest) (GetResult, error) { return verbs.Get(q) })
+	handle(mux, "POST /v1/get", verbs.Get)
 	handle(mux, "POST /v1/trace", func(_ context.Context, q TraceRequest) (any, error) { return verbs.Trace(q) })
 	handle(mux, "POST /v1/flows", func(_ context.Context, q FlowsRequest) (any, error) { return verbs.Flows(q) })
 	handle(mux, "POST /v1/policy", func(_ context.Context, q PolicyRequest) (any, error) { return verbs.Policy(q) })

@@ -79,6 +79,7 @@ type getOptions struct {
 	all       bool
 	selector  string
 	noHeaders bool
+	watch     bool
 	out       *string
 }
 
@@ -90,6 +91,7 @@ func newGetCmd() *cobra.Command {
 		Example: `  podgate get pods -A -o wide
   podgate get svc -n shop
   podgate get pods -n shop -l app=web -o name
+  podgate get pods -A -w
   podgate get flows`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -103,6 +105,7 @@ func newGetCmd() *cobra.Command {
 	cmd.Flags().BoolVarP(&o.all, "all-namespaces", "A", false, "in all namespaces")
 	cmd.Flags().StringVarP(&o.selector, "selector", "l", "", "only objects with such labels: app=web,tier!=db")
 	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, "tables without their first line")
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "go on with objects as they change")
 	completeNamespaces(cmd)
 	o.out = outputFlag(cmd.Flags(), "table", "wide", "json", "yaml", "name")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -118,7 +121,13 @@ func newGetCmd() *cobra.Command {
 		if k.apiKind == "" && *o.out == "name" {
 			return usageError{fmt.Errorf("get: %s have no names for -o name", k.name)}
 		}
-		return o.run(cmd, k, names)
+		if !o.watch {
+			return o.run(cmd, k, names)
+		}
+		if k.apiKind == "" || len(names) > 1 {
+			return usageError{errors.New("get: -w is for objects of one kind, or one of them; see flows --follow for conversations")}
+		}
+		return o.follow(cmd, k, strings.Join(names, ""))
 	}
 	return cmd
 }
@@ -128,10 +137,7 @@ func (o *getOptions) run(cmd *cobra.Command, k kind, names []string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("get: -l %s: %w", o.selector, err)}
 	}
-	q := control.GetRequest{Kind: k.name, Namespace: o.namespace}
-	if o.all || !k.namespaced {
-		q.Namespace = ""
-	}
+	q := o.request(k)
 	var items []json.RawMessage
 	var missing error
 	for _, name := range orAll(names) {
@@ -151,6 +157,15 @@ func (o *getOptions) run(cmd *cobra.Command, k kind, names []string) error {
 		return err
 	}
 	return missing
+}
+
+// request asks for all that the flags say.
+func (o *getOptions) request(k kind) control.GetRequest {
+	q := control.GetRequest{Kind: k.name, Namespace: o.namespace}
+	if o.all || !k.namespaced {
+		q.Namespace = ""
+	}
+	return q
 }
 
 // orAll asks once for everything where no name is given.

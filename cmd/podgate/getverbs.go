@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,8 +13,11 @@ import (
 	"podgate/kube"
 )
 
-func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
-	st := g.store.State()
+func (g *gateway) get(ctx context.Context, q control.GetRequest) (control.GetResult, error) {
+	st, err := g.shown(ctx, q)
+	if err != nil {
+		return control.GetResult{}, err
+	}
 	var items []any
 	switch q.Kind {
 	case "pods":
@@ -72,7 +76,7 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 	if q.Name != "" && len(items) == 0 && q.Kind != "backends" {
 		return control.GetResult{}, fmt.Errorf("Error from server (NotFound): %s %q not found", q.Kind, q.Name)
 	}
-	var res control.GetResult
+	res := control.GetResult{Generation: st.Generation}
 	for _, item := range items {
 		raw, err := encode(q.Kind, item)
 		if err != nil {
@@ -81,6 +85,19 @@ func (g *gateway) get(q control.GetRequest) (control.GetResult, error) {
 		res.Items = append(res.Items, raw)
 	}
 	return res, nil
+}
+
+// shown is the state that a question is about. Whoever watches asks for the next
+// one that is enforced, statuses and all, and so once for each change.
+func (g *gateway) shown(ctx context.Context, q control.GetRequest) (st *kube.State, err error) {
+	if !q.Watch {
+		return g.store.State(), nil
+	}
+	err = g.await(ctx, func() bool {
+		st = g.compiled.state
+		return st != nil && st.Generation > q.After
+	})
+	return st, err
 }
 
 // encode writes an object with the kind and apiVersion that Go's types leave out.
