@@ -144,6 +144,37 @@ func (t *Table) Lookup(dst packet.Addr, proto packet.Proto, port uint16) (*Servi
 	return nil, NotService
 }
 
+// FrontsOf are the Service addresses that lead to an endpoint, itself excepted: what
+// its clients may know it by. It looks at all Services.
+func (t *Table) FrontsOf(addr packet.Addr, proto packet.Proto, port uint16) []Front {
+	var fronts []Front
+	for _, s := range t.services.All() {
+		for _, sp := range s.Ports {
+			if sp.Proto != proto || !slices.ContainsFunc(sp.Endpoints, func(e Endpoint) bool { return e.Addr == addr && e.Port == port }) {
+				continue
+			}
+			if !s.IsPod {
+				fronts = append(fronts, Front{sp.ClusterIP, sp.Port})
+				for _, a := range sp.external {
+					fronts = append(fronts, Front{a, sp.Port})
+				}
+			}
+			for _, a := range t.nodes {
+				if sp.NodePort != 0 && a.Is4() == addr.Is4() {
+					fronts = append(fronts, Front{a, sp.NodePort})
+				}
+			}
+		}
+	}
+	return fronts
+}
+
+// Front is an address that a Service port answers at.
+type Front struct {
+	Addr packet.Addr
+	Port uint16
+}
+
 // Published is what the host is to listen on, sorted; at most one Publication
 // a host address, protocol and port. The caller must not change it.
 func (t *Table) Published() []Publication { return t.published }

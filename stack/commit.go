@@ -108,9 +108,15 @@ func (w *worker) rewrite(from, to packet.Tuple, out *attachment) packet.Rewrite 
 	return r
 }
 
-// taken says whether answers to the tuple to would be those of another flow.
+// taken says whether answers to the tuple to would be those of another flow. One
+// that begins with such an answer, of which nobody has said that it knows it, is
+// this one's (pickedup.go).
 func (w *worker) taken(to packet.Tuple, out *attachment) bool {
-	f, _ := w.flows.Lookup(&flow.Key{Tuple: to.Reverse(), Port: out.id}, w.now)
+	f, leg := w.flows.Lookup(&flow.Key{Tuple: to.Reverse(), Port: out.id}, w.now)
+	if f != nil && !leg.Reply && f.State() == flow.PickedUp {
+		w.flows.Remove(f)
+		return false
+	}
 	return f != nil
 }
 

@@ -44,6 +44,7 @@ const (
 	FragmentOverlap
 	FragmentsFull
 	ICMPErrorUnmatched
+	ResetUnmatched
 
 	// Decide.
 	ServiceNoEndpoints
@@ -148,6 +149,7 @@ var reasons = [malformed]struct {
 	FragmentOverlap:      {"fragment-overlap", dropped, 0},
 	FragmentsFull:        {"fragments-full", dropped, 0},
 	ICMPErrorUnmatched:   {"icmp-error-unmatched", dropped, 0},
+	ResetUnmatched:       {"reset-unmatched", dropped, 0},
 	ServiceNoEndpoints:   {"service-no-endpoints", rejected, sayPort},
 	ServiceUnknownPort:   {"service-unknown-port", rejected, sayPort},
 	ServiceNoLocal:       {"service-no-local-endpoint", dropped, 0},

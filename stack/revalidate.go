@@ -77,6 +77,10 @@ const (
 // replay, or nil after the packet was dropped.
 func (w *worker) attend(in *port, p *packet.Packet, f *flow.Flow, leg *flow.Leg) (*flow.Flow, *flow.Leg) {
 	if f == nil {
+		if p.TCPFlags&packet.RST != 0 && !in.Local {
+			w.drop(in, p, ResetUnmatched)
+			return nil, nil
+		}
 		return w.open(in, p, nil)
 	}
 	switch w.endorse(f) {

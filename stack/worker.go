@@ -66,6 +66,8 @@ type worker struct {
 	faulty   []*port // with a bad link
 
 	exhausted map[packet.Tuple]bool // where no source port was left since the last tick
+
+	strangers map[packet.Tuple]int64 // conversations that clients disowned, and when: see disowned
 }
 
 // arrival is a frame as it came.
@@ -98,6 +100,7 @@ func newWorker(cfg *Config, current *atomic.Pointer[Snapshot]) *worker {
 		loads:     loads{},
 		mappings:  newMappings(),
 		exhausted: map[packet.Tuple]bool{},
+		strangers: map[packet.Tuple]int64{},
 		frags:     newFragments(),
 		denials:   map[denial]*denials{},
 		answering: newAnswering(cfg),
@@ -238,6 +241,9 @@ func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
 			return
 		}
 	}
+	if p.TCPFlags&packet.RST != 0 && leg.Reply && f.State() == flow.PickedUp && w.disowned(in, p, f) {
+		return
+	}
 	if !w.flows.Hit(f, leg, p.TCPFlags, p.Len(), w.now) {
 		w.flows.Remove(f) // over, and the packet opens a new conversation
 		if f, leg = w.open(in, p, nil); f == nil {
@@ -312,6 +318,7 @@ func (w *worker) tick() {
 	w.affinity.expire(w.now)
 	w.mappings.expire(w.now)
 	clear(w.exhausted)
+	w.forgetStrangers()
 }
 
 // ownFrame is the room for a frame that the worker makes itself.

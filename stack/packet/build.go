@@ -67,6 +67,22 @@ func BuildAbort(buf []byte, p *Packet, t Tuple) Frame {
 	return f
 }
 
+// BuildProbe writes into buf a segment of the conversation t with the sender of p,
+// a reset that answered a segment with an acknowledgment. It acknowledges what that
+// one did, from sequence number 0, which is hardly ever within a window: whoever has
+// the conversation says where it is, everybody else resets (RFC 9293, 3.10.7.4).
+// buf is at least MaxBuilt bytes and does not overlap p's frame.
+func BuildProbe(buf []byte, p *Packet, t Tuple) Frame {
+	f, b := newIP(buf, p.DstMAC(), p.SrcMAC(), t, 64, tcpLen)
+	binary.BigEndian.PutUint16(b, t.SrcPort)
+	binary.BigEndian.PutUint16(b[2:], t.DstPort)
+	copy(b[8:12], p.Frame.Eth()[p.L4+4:p.L4+8])
+	b[12] = tcpLen >> 2 << 4
+	b[13] = ACK
+	binary.BigEndian.PutUint16(b[16:], ^sum(pseudo(&t.Src, &t.Dst, TCP, tcpLen), b))
+	return f
+}
+
 // BuildRST writes into buf the reset that a closed port answers p with
 // (RFC 9293, 3.10.7.1) and returns it, or nil if none may be sent: p is no TCP,
 // a reset itself, a fragment, or forbidden by MayAnswer. It comes from p's
