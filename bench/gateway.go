@@ -40,15 +40,7 @@ func gateway(args []string) error {
 		return err
 	}
 	for i, p := range g.Pods {
-		dev, err := p.open(3 + i)
-		if err != nil {
-			return err
-		}
-		spec := stack.PortSpec{
-			Pod: kube.Name{Namespace: "bench", Name: p.Name}, Name: "eth0",
-			MAC: p.mac(), Addrs: []netip.Addr{p.Addr}, MTU: p.MTU,
-		}
-		if _, err := plane.Attach(spec, dev); err != nil {
+		if err := p.attach(plane, kube.Name{Namespace: "bench", Name: p.Name}, 3+i); err != nil {
 			return err
 		}
 	}
@@ -69,6 +61,20 @@ func gateway(args []string) error {
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
 	return stop()
+}
+
+// attach gives the plane the interface of a pod, which came as descriptor fd, with
+// the pod's address and more.
+func (p podSpec) attach(plane *stack.Plane, pod kube.Name, fd int, more ...netip.Addr) error {
+	dev, err := p.open(fd)
+	if err != nil {
+		return err
+	}
+	_, err = plane.Attach(stack.PortSpec{
+		Pod: pod, Name: "eth0",
+		MAC: p.mac(), Addrs: append([]netip.Addr{p.Addr}, more...), MTU: p.MTU,
+	}, dev)
+	return err
 }
 
 // startPlane runs a data plane for processes under test, until stop.

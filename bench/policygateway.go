@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -74,11 +73,7 @@ func (w *policyWorld) populate(g pairSpec) error {
 		if got := w.store.State().Pods[name].Status.PodIP; got != p.Addr.String() {
 			return fmt.Errorf("%s was given %s, not %s", name, got, p.Addr)
 		}
-		dev, err := p.open(3 + i)
-		if err != nil {
-			return err
-		}
-		if _, err := w.plane.Attach(stack.PortSpec{Pod: name, Name: "eth0", MAC: p.mac(), Addrs: []netip.Addr{p.Addr}, MTU: p.MTU}, dev); err != nil {
+		if err := p.attach(w.plane, name, 3+i); err != nil {
 			return err
 		}
 	}

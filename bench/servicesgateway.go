@@ -32,16 +32,11 @@ func servicesGateway(args []string) error {
 		return err
 	}
 	for i, p := range g.Pods {
-		dev, err := p.open(3 + i)
-		if err != nil {
-			return err
-		}
-		addrs := []netip.Addr{p.Addr}
+		var more []netip.Addr
 		if i == 1 {
-			addrs = append(addrs, netip.MustParseAddr("10.244.0.6"), netip.MustParseAddr("10.244.0.7"))
+			more = []netip.Addr{netip.MustParseAddr("10.244.0.6"), netip.MustParseAddr("10.244.0.7")}
 		}
-		spec := stack.PortSpec{Pod: kube.Name{Namespace: "bench", Name: p.Name}, Name: "eth0", MAC: p.mac(), Addrs: addrs, MTU: p.MTU}
-		if _, err := plane.Attach(spec, dev); err != nil {
+		if err := p.attach(plane, kube.Name{Namespace: "bench", Name: p.Name}, 3+i, more...); err != nil {
 			return err
 		}
 	}
