@@ -38,15 +38,22 @@ type bar struct {
 func (r *report) chart(w io.Writer) {
 	var panels []panel
 	for _, m := range r.metrics {
-		better := "more is better"
+		unit := "more is better"
 		if m.smaller {
-			better = "less is better"
+			unit = "less is better"
+		}
+		if m.unit != "" {
+			unit = m.unit + ", " + unit
 		}
 		for _, mtu := range r.mtus() {
-			p := panel{title: fmt.Sprintf("%s, %s (%s)", (&system{name: m.title, mtu: mtu}).title(), m.unit, better)}
+			p := panel{title: fmt.Sprintf("%s (%s)", (&system{name: m.title, mtu: mtu}).title(), unit)}
 			for _, name := range r.rows(mtu) {
 				if c := r.cell(name, mtu, m.id); c != nil {
-					p.bars = append(p.bars, bar{name, c.Median, fmt.Sprintf("%%.1f  (x %.2f)", r.ratio(c, r.yardstick)), strings.HasPrefix(name, "podgate")})
+					format := "%.4g"
+					if x := r.ratio(c, r.yardstick); x > 0 {
+						format += fmt.Sprintf("  (x %.2f)", x)
+					}
+					p.bars = append(p.bars, bar{name, c.Median, format, strings.HasPrefix(name, "podgate")})
 				}
 			}
 			panels = append(panels, p)

@@ -75,7 +75,7 @@ func (w *worker) fragment(in *port, p *packet.Packet) {
 		return
 	}
 	first := !p.LaterFragment()
-	w.unicast(in, p, w.flows.Hash(&flow.Key{Tuple: p.Tuple, Port: in.id}))
+	w.unicast(in, p, w.flows.Hash(&flow.Key{Tuple: p.Tuple, Port: in.id}), 0)
 	if first {
 		w.followers(in, k, 0)
 	}

@@ -74,7 +74,8 @@ type worker struct {
 type arrival struct {
 	pkt   packet.Packet
 	fault packet.Fault
-	hash  uint64 // of its flow.Key
+	hash  uint64   // of its flow.Key
+	at    flow.Ref // where that probably is
 }
 
 // port is an attachment at work.
@@ -185,6 +186,7 @@ func (w *worker) take(in *port) (int, error) {
 // its flows is on the way together.
 func (w *worker) decode(in *port, n int) {
 	var hashes [budget]uint64
+	var refs [budget]flow.Ref
 	bytes := 0
 	for i, f := range w.frames[:n] {
 		a := &w.batch[i]
@@ -194,7 +196,10 @@ func (w *worker) decode(in *port, n int) {
 		bytes += len(f) - packet.VnetHdrLen
 	}
 	if n > 1 {
-		w.flows.Warm(hashes[:n])
+		w.flows.Warm(hashes[:n], refs[:n])
+	}
+	for i, ref := range refs[:n] {
+		w.batch[i].at = ref
 	}
 	in.rxFrames.add(uint64(n))
 	in.rxBytes.add(uint64(max(bytes, 0)))
@@ -229,12 +234,12 @@ func (w *worker) frame(in *port, a *arrival) {
 		w.dhcp(in, p)
 		return
 	}
-	w.unicast(in, p, a.hash)
+	w.unicast(in, p, a.hash, a.at)
 }
 
 // unicast finds the packet's flow, or makes it, and replays it.
-func (w *worker) unicast(in *port, p *packet.Packet, hash uint64) {
-	f, leg := w.flows.LookupHash(&flow.Key{Tuple: p.Tuple, Port: in.id}, hash, w.now)
+func (w *worker) unicast(in *port, p *packet.Packet, hash uint64, at flow.Ref) {
+	f, leg := w.flows.LookupAt(at, &flow.Key{Tuple: p.Tuple, Port: in.id}, hash, w.now)
 	fresh := f == nil
 	if fresh || f.Gen != w.snap.Generation {
 		if f, leg = w.attend(in, p, f, leg); f == nil {

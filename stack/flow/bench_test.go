@@ -47,6 +47,7 @@ func BenchmarkHitWarm(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			table, keys := filled(b, n)
 			var hashes [MaxWarm]uint64
+			var refs [MaxWarm]Ref
 			for len(keys)%MaxWarm != 0 {
 				keys = append(keys, keys...)
 			}
@@ -56,9 +57,9 @@ func BenchmarkHitWarm(b *testing.B) {
 					for j := range hashes {
 						hashes[j] = table.Hash(&keys[i+j])
 					}
-					table.Warm(hashes[:])
+					table.Warm(hashes[:], refs[:])
 				}
-				f, l := table.LookupHash(&keys[i], hashes[i%MaxWarm], 1)
+				f, l := table.LookupAt(refs[i%MaxWarm], &keys[i], hashes[i%MaxWarm], 1)
 				table.Hit(f, l, packet.ACK, 1500, 1)
 				if i++; i == len(keys) {
 					i = 0
@@ -174,6 +175,7 @@ func BenchmarkPath(b *testing.B) {
 				pkts   [MaxWarm]packet.Packet
 				ks     [MaxWarm]Key
 				hashes [MaxWarm]uint64
+				refs   [MaxWarm]Ref
 			)
 			at := 0
 			b.ResetTimer()
@@ -186,9 +188,9 @@ func BenchmarkPath(b *testing.B) {
 					ks[i] = Key{pkts[i].Tuple, ports[at+i]}
 					hashes[i] = table.Hash(&ks[i])
 				}
-				table.Warm(hashes[:])
+				table.Warm(hashes[:], refs[:])
 				for i := range batch {
-					f, l := table.LookupHash(&ks[i], hashes[i], 1)
+					f, l := table.LookupAt(refs[i], &ks[i], hashes[i], 1)
 					table.Hit(f, l, pkts[i].TCPFlags, pkts[i].Len(), 1)
 					l.Rewrite.Apply(&pkts[i])
 				}

@@ -154,15 +154,22 @@ func (t *Table) PortLen(id PortID) int {
 // Lookup finds the leg with key k and its flow, or nil. A flow whose time is up
 // is not found: it is removed on the way.
 func (t *Table) Lookup(k *Key, now int64) (*Flow, *Leg) {
-	return t.LookupHash(k, t.Hash(k), now)
+	return t.LookupAt(0, k, t.Hash(k), now)
 }
 
-// Hash is what LookupHash and Warm know k by.
+// Hash is what LookupAt and Warm know k by.
 func (t *Table) Hash(k *Key) uint64 { return k.Hash(t.cfg.Seed) }
 
-// LookupHash is Lookup for a key whose Hash is known.
-func (t *Table) LookupHash(k *Key, hash uint64, now int64) (*Flow, *Leg) {
-	f, l := t.find(k, hash)
+// Ref is where Warm found a leg, and none if it found none.
+type Ref uint32
+
+// LookupAt is Lookup for a key whose Hash is known, and which Warm may have found.
+func (t *Table) LookupAt(at Ref, k *Key, hash uint64, now int64) (*Flow, *Leg) {
+	// Whatever happened since, a leg with this key is the leg.
+	f, l := t.at(uint32(at))
+	if f.id == 0 || !l.Key.is(k) {
+		f, l = t.find(k, hash)
+	}
 	if f != nil && f.Expired(now) {
 		t.remove(f, TimedOut)
 		return nil, nil
@@ -170,14 +177,14 @@ func (t *Table) LookupHash(k *Key, hash uint64, now int64) (*Flow, *Leg) {
 	return f, l
 }
 
-// Warm reads what LookupHash of these hashes will read, for a batch of at most
-// MaxWarm: the index for all of them, then the flows of all. Within each of the
-// two nothing waits for anything else, so that the processor has the batch's
-// cache misses under way together, where one lookup after the other would wait
-// for each.
-func (t *Table) Warm(hashes []uint64) {
-	var refs [MaxWarm]uint32
+// Warm says where LookupAt will probably find the keys of these hashes, of a batch
+// of at most MaxWarm, and reads what it will read: the index for all of them, then
+// the flows of all. Within each of the two nothing waits for anything else, so that
+// the processor has the batch's cache misses under way together, where one lookup
+// after the other would wait for each.
+func (t *Table) Warm(hashes []uint64, refs []Ref) {
 	hashes = hashes[:min(len(hashes), MaxWarm)]
+	refs = refs[:len(hashes)]
 	read := int64(0)
 	for _, h := range hashes {
 		s := &t.index.segments[h>>segmentShift]
@@ -192,18 +199,23 @@ func (t *Table) Warm(hashes []uint64) {
 		for s.slots[at].ref != 0 && s.slots[at].tag != uint32(h) {
 			at = (at + 1) & mask
 		}
-		refs[i] = s.slots[at].ref
+		refs[i] = Ref(s.slots[at].ref)
 	}
-	for _, ref := range refs[:len(hashes)] {
+	for _, ref := range refs {
 		// Id 0 is nobody's place, and may be read.
-		f := t.store.at(ref >> 1)
-		l := &f.Orig
-		if ref&1 != 0 {
-			l = &f.Reply
-		}
+		f, l := t.at(uint32(ref))
 		read += int64(l.Port) + int64(l.Bytes) + f.LastSeen
 	}
 	t.warmed = read
+}
+
+// at is the leg that a slot refers to.
+func (t *Table) at(ref uint32) (*Flow, *Leg) {
+	f := t.store.at(ref >> 1)
+	if ref&1 != 0 {
+		return f, &f.Reply
+	}
+	return f, &f.Orig
 }
 
 // find is Lookup at any time.
@@ -218,12 +230,7 @@ func (t *Table) find(k *Key, hash uint64) (*Flow, *Leg) {
 		if e.tag != uint32(hash) {
 			continue
 		}
-		f := t.store.at(e.ref >> 1)
-		l := &f.Orig
-		if e.ref&1 != 0 {
-			l = &f.Reply
-		}
-		if l.Key.is(k) {
+		if f, l := t.at(e.ref); l.Key.is(k) {
 			return f, l
 		}
 	}

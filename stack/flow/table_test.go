@@ -337,3 +337,35 @@ func TestHitDoesNotAllocate(t *testing.T) {
 		t.Errorf("insert and remove allocate %v times", n)
 	}
 }
+
+// Wherever Warm has found a leg, or another one was since, LookupAt finds what
+// Lookup finds.
+func TestLookupAtAnyPlace(t *testing.T) {
+	const n = 200
+	table := New(Config{MaxFlows: n})
+	var keys []Key
+	for i := range n / 2 {
+		f := mustInsert(t, table, packet.UDP, 2*i, 0)
+		keys = append(keys, f.Orig.Key, f.Reply.Key)
+		if i%3 == 0 {
+			table.Remove(f)
+		}
+	}
+	keys = append(keys, Key{})
+	hashes := make([]uint64, MaxWarm)
+	refs := make([]Ref, MaxWarm)
+	for i, k := range keys {
+		want, wantLeg := table.Lookup(&k, 1)
+		h := table.Hash(&k)
+		for at := range Ref(n) {
+			if f, l := table.LookupAt(at, &k, h, 1); f != want || l != wantLeg {
+				t.Fatalf("key %d at %d: another leg than Lookup's", i, at)
+			}
+		}
+		hashes[i%MaxWarm] = h
+		table.Warm(hashes[:i%MaxWarm+1], refs)
+		if f, l := table.at(uint32(refs[i%MaxWarm])); want != nil && (f != want || l != wantLeg) {
+			t.Errorf("Warm does not find key %d", i)
+		}
+	}
+}
