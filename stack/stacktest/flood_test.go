@@ -1,6 +1,7 @@
 package stacktest
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -111,6 +112,49 @@ func TestOnePodCannotFillTheTable(t *testing.T) {
 		t.Errorf("flow-share-full: got %d, want 1", got)
 	}
 	connect(t, w, web, api, 1000)
+}
+
+// A pod's broadcasts and multicasts reach everybody in the segment, as many as
+// a second's worth at once, and no more than that a second.
+func TestBroadcastStormsAreLimited(t *testing.T) {
+	w := New(t, stack.Config{})
+	w.Apply(floodShop)
+	bad := w.Pod("bad")
+	storm := func(from *Pod, n int) {
+		for i := range n {
+			p := Packet{
+				Tuple:  packet.Tuple{Src: packet.AddrFrom(from.IP()), Dst: packet.AddrFrom(netip.MustParseAddr("255.255.255.255")), SrcPort: 137, DstPort: 137, Proto: packet.UDP},
+				SrcMAC: from.MAC, DstMAC: packet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+			}
+			if i%2 == 1 {
+				p.Tuple = packet.Tuple{Src: packet.AddrFrom(from.IP6()), Dst: packet.AddrFrom(netip.MustParseAddr("ff02::fb")), SrcPort: 5353, DstPort: 5353, Proto: packet.UDP}
+				p.DstMAC = packet.MAC{0x33, 0x33, 0, 0, 0, 0xfb}
+			}
+			w.Send(from, p.Frame())
+		}
+	}
+	for _, step := range []struct {
+		after         time.Duration
+		from          string
+		sent, arrives int
+	}{{0, "bad", 1000, 100}, {0, "bad", 10, 0}, {0, "web", 50, 50}, {500 * time.Millisecond, "bad", 1000, 50}, {2 * time.Second, "bad", 1000, 100}} {
+		w.Advance(step.after)
+		limited := w.Counters()["multicast-limited"]
+		storm(w.Pod(step.from), step.sent)
+		for _, name := range []string{"api", "bad", "web"} {
+			want := step.arrives
+			if name == step.from {
+				want = 0
+			}
+			if got := len(w.Pod(name).Received()); got != want {
+				t.Errorf("%s sends %d: %s got %d, want %d", step.from, step.sent, name, got, want)
+			}
+		}
+		if got, want := w.Counters()["multicast-limited"]-limited, uint64(step.sent-step.arrives); got != want {
+			t.Errorf("%s sends %d: %d are counted as limited, want %d", step.from, step.sent, got, want)
+		}
+	}
+	connect(t, w, bad, w.Pod("api"), 1000) // what it says to one is not concerned
 }
 
 func TestTimeoutsAreThoseConfigured(t *testing.T) {

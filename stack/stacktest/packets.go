@@ -63,7 +63,7 @@ func (p Packet) transport() []byte {
 		}
 		h[12] += byte(len(p.Options)) << 2
 		return append(append(h, p.Options...), p.Payload...)
-	case packet.UDP:
+	case packet.UDP, packet.UDPLite: // of the latter all is covered
 		h := make([]byte, 8, 8+len(p.Payload))
 		binary.BigEndian.PutUint16(h, p.SrcPort)
 		binary.BigEndian.PutUint16(h[2:], p.DstPort)
@@ -132,7 +132,7 @@ func (p Packet) ip(f packet.Frame, hdr, n int) {
 
 // finish sets the transport checksum and the vnet header.
 func (p Packet) finish(f packet.Frame, hdr int) {
-	at := map[packet.Proto]int{packet.TCP: 16, packet.UDP: 6, packet.ICMP: 2, packet.ICMPv6: 2}[p.Proto]
+	at := map[packet.Proto]int{packet.TCP: 16, packet.UDP: 6, packet.UDPLite: 6, packet.ICMP: 2, packet.ICMPv6: 2}[p.Proto]
 	if at == 0 || p.NoChecksum {
 		return
 	}

@@ -293,6 +293,8 @@ func (s *script) proto(word string, dst packet.Addr) packet.Proto {
 		return packet.TCP
 	case "udp":
 		return packet.UDP
+	case "udplite":
+		return packet.UDPLite
 	case "sctp":
 		return packet.SCTP
 	case "icmp":
