@@ -217,9 +217,8 @@ const buildTime = 30 * time.Second
 
 // attach is the gateway's side of the conversation.
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	var q AttachRequest
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	q, ok := decode[AttachRequest](w, r)
+	if !ok {
 		return
 	}
 	conn, err := hijack(w, "podgate-attach")

@@ -129,14 +129,20 @@ func peerUID(c *net.UnixConn) (uint32, error) {
 
 func handle[Q, A any](mux *http.ServeMux, pattern string, verb func(context.Context, Q) (A, error)) {
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		var q Q
-		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
+		if q, ok := decode[Q](w, r); ok {
+			a, err := verb(r.Context(), q)
+			answer(w, a, err)
 		}
-		a, err := verb(r.Context(), q)
-		answer(w, a, err)
 	})
+}
+
+// decode reads a question; one that cannot be read is answered here.
+func decode[Q any](w http.ResponseWriter, r *http.Request) (q Q, ok bool) {
+	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return q, false
+	}
+	return q, true
 }
 
 func answer(w http.ResponseWriter, a any, err error) {
@@ -149,9 +155,8 @@ func answer(w http.ResponseWriter, a any, err error) {
 }
 
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
-	var q LogsRequest
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	q, ok := decode[LogsRequest](w, r)
+	if !ok {
 		return
 	}
 	rc, err := s.verbs.Logs(r.Context(), q)
@@ -166,9 +171,8 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
-	var q CaptureRequest
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	q, ok := decode[CaptureRequest](w, r)
+	if !ok {
 		return
 	}
 	out := flushing{w, http.NewResponseController(w)}
@@ -194,9 +198,8 @@ func (f flushing) Write(p []byte) (int, error) {
 // exec leaves HTTP after the request: the connection then carries the three
 // descriptors to the server and one ExecResult back; its end kills the command.
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	var q ExecRequest
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	q, ok := decode[ExecRequest](w, r)
+	if !ok {
 		return
 	}
 	uc, err := hijack(w, "podgate-exec")
@@ -224,9 +227,8 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 // dial leaves HTTP with its answer: a byte of the client's says that it is ready
 // for the message that brings the socket.
 func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
-	var q DialRequest
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	q, ok := decode[DialRequest](w, r)
+	if !ok {
 		return
 	}
 	f, err := s.verbs.Dial(r.Context(), q)
