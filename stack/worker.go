@@ -55,7 +55,7 @@ type worker struct {
 	inner     packet.Packet // what an ICMP error quotes
 	nextID    flow.PortID
 	ticked    int64
-	shared    int64 // when the local port was last touched
+	shared    int64 // when goroutines behind the local port were last given work
 
 	reasons  [numReasons]counter
 	denials  map[denial]*denials
@@ -275,13 +275,19 @@ func (w *worker) send(out *port, f packet.Frame) {
 	out.out = append(out.out, f)
 }
 
+// crowded is a device behind which goroutines of this process work.
+type crowded interface {
+	// Busy says whether the last WriteBatch gave them something to do.
+	Busy() bool
+}
+
 // flush is the one place where frames are written and buffers released.
 func (w *worker) flush() {
 	for _, out := range w.touched {
-		if out.Local {
+		n, _ := out.dev.WriteBatch(out.out) // a dead device says so when it is read
+		if b, ok := out.dev.(crowded); ok && b.Busy() {
 			w.shared = w.now
 		}
-		n, _ := out.dev.WriteBatch(out.out) // a dead device says so when it is read
 		if len(w.captures) != 0 {
 			w.capture(out, out.out[:n], false)
 		}

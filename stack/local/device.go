@@ -34,6 +34,7 @@ import (
 
 	"podgate/stack/link"
 	"podgate/stack/packet"
+	"podgate/stack/splice"
 )
 
 const (
@@ -48,58 +49,53 @@ const (
 
 // device is the worker's side.
 type device struct {
-	eth   [2 * 6]byte // destination and source of every frame sent
-	mtu   uint32
-	count struct{ dropped, malformed counter }
+	splicer *splice.Splicer // of connections to the outside; its FD is the device's
+	eth     [2 * 6]byte     // destination and source of every frame sent
+	mtu     uint32
+	count   struct{ dropped, malformed counter }
 
 	attachMu sync.RWMutex
 	netstack stack.NetworkDispatcher
 
 	inMu     sync.Mutex // held while netstack is given frames
 	detached bool
+	busy     bool // goroutines of netstack's got work by the last WriteBatch
+	settled  bool // the packet being delivered needs none of them
 	// vouched says that the packet being delivered needs no checksumming.
 	// netstack asks Capabilities for it on each delivery, and on no other
 	// occasion, which makes it a property of the packet.
 	vouched atomic.Bool
 
-	mu       sync.Mutex
-	fd       int // eventfd, -1 once closed
-	signaled bool
-	ring     [ringSize]*stack.PacketBuffer
-	head, n  int
+	mu      sync.Mutex
+	closed  bool
+	ring    [ringSize]*stack.PacketBuffer
+	head, n int
 }
 
-func newDevice(mac, gateway packet.MAC, mtu int) (*device, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+func newDevice(cfg splice.Config) (*device, error) {
+	splicer, err := splice.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	d := &device{mtu: uint32(mtu), fd: fd}
-	copy(d.eth[:6], gateway[:])
-	copy(d.eth[6:], mac[:])
+	d := &device{splicer: splicer, mtu: uint32(cfg.MTU)}
+	copy(d.eth[:6], cfg.GatewayMAC[:])
+	copy(d.eth[6:], cfg.MAC[:])
 	return d, nil
 }
 
 // FD is readable while packets wait.
-func (d *device) FD() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.fd
-}
+func (d *device) FD() int { return d.splicer.FD() }
 
 // Close drops what waits; ReadBatch and WriteBatch fail from then on.
 func (d *device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.fd < 0 {
-		return nil
-	}
 	for d.n > 0 {
 		d.pop().DecRef()
 	}
-	err := unix.Close(d.fd)
-	d.fd = -1
-	return err
+	d.closed = true
+	d.splicer.Close()
+	return nil
 }
 
 // detach ends the way in: when it returns no handler runs, and none will.
@@ -113,16 +109,13 @@ func (d *device) detach() {
 func (d *device) push(pkt *stack.PacketBuffer) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.fd < 0 || d.n == ringSize {
+	if d.closed || d.n == ringSize {
 		d.count.dropped.Add(1)
 		return false
 	}
 	d.ring[(d.head+d.n)%ringSize] = pkt.IncRef()
 	d.n++
-	if !d.signaled {
-		d.signaled = true
-		unix.Write(d.fd, []byte{7: 1}) // any value but 0; a full counter is readable too
-	}
+	d.splicer.Wake()
 	return true
 }
 
@@ -135,30 +128,28 @@ func (d *device) pop() *stack.PacketBuffer {
 	return pkt
 }
 
-// ReadBatch moves waiting packets into bufs.
+// ReadBatch moves waiting packets into bufs, netstack's first.
 func (d *device) ReadBatch(bufs []packet.Frame) (int, error) {
+	d.splicer.Poll()
 	var batch [64]*stack.PacketBuffer
-	max := min(len(bufs), len(batch))
 	d.mu.Lock()
-	if d.fd < 0 {
+	if d.closed {
 		d.mu.Unlock()
 		return 0, unix.EBADF
 	}
-	n := min(d.n, max)
+	n := min(d.n, len(bufs), len(batch))
 	for i := range n {
 		batch[i] = d.pop()
 	}
-	if d.n == 0 && d.signaled {
-		var b [8]byte
-		unix.Read(d.fd, b[:])
-		d.signaled = false
+	if d.n > 0 {
+		d.splicer.Wake()
 	}
 	d.mu.Unlock()
 	for i, pkt := range batch[:n] {
 		bufs[i] = d.frame(bufs[i], pkt)
 		pkt.DecRef()
 	}
-	return n, nil
+	return n + d.splicer.Emit(bufs[n:]), nil
 }
 
 // frame writes pkt into buf and returns it with its length.
@@ -209,6 +200,7 @@ func (d *device) WriteBatch(frames []packet.Frame) (int, error) {
 	if ns == nil {
 		return 0, unix.ENETDOWN
 	}
+	d.busy = false
 	for _, f := range frames {
 		switch {
 		case len(f) < packet.VnetHdrLen+ethLen:
@@ -218,12 +210,24 @@ func (d *device) WriteBatch(frames []packet.Frame) (int, error) {
 			if !link.Segment(f, 0, func(f packet.Frame) { d.inject(ns, f) }) {
 				d.count.malformed.Add(1)
 			}
-		default:
+		case !d.spliced(f):
 			d.inject(ns, f)
 		}
 	}
 	return len(frames), nil
 }
+
+// spliced hands over a segment of a connection to the outside.
+func (d *device) spliced(f packet.Frame) bool {
+	var p packet.Packet
+	if packet.Decode(&p, f) != packet.OK || p.Proto != packet.TCP || p.Fragment() {
+		return false
+	}
+	return d.splicer.DeliverPacket(&p)
+}
+
+// Busy says whether the last WriteBatch left goroutines of netstack's with work.
+func (d *device) Busy() bool { return d.busy }
 
 func (d *device) inject(ns stack.NetworkDispatcher, f packet.Frame) {
 	eth := f.Eth()
@@ -234,7 +238,9 @@ func (d *device) inject(ns stack.NetworkDispatcher, f packet.Frame) {
 	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: payload(proto, eth[ethLen:])})
 	d.vouched.Store(f.Vnet().Flags&(packet.NeedsCsum|packet.DataValid) != 0)
+	d.settled = false
 	ns.DeliverNetworkPacket(proto, pkt)
+	d.busy = d.busy || !d.settled
 	pkt.DecRef()
 }
 

@@ -6,24 +6,20 @@ package local
 // netstack is promiscuous, so that a packet for any address reaches the
 // transport protocols; one that no endpoint wants comes to the default
 // handlers below, on the worker's thread. They look at the destination, refuse
-// it or start a goroutine, and return.
+// it or begin a conversation, and return.
 //
-//	TCP   a SYN dials first. If that succeeds the handshake with the pod is
-//	      completed and the two connections are spliced; else the pod gets
-//	      what really happened: a reset, an ICMP error, or silence.
+//	TCP   a SYN has a socket connect first. If that succeeds package splice
+//	      completes the handshake with the pod and carries on, without netstack;
+//	      else the pod gets what really happened: a reset, an ICMP error, or
+//	      silence.
 //	UDP   one connected socket a flow, until it is idle.
 //	echo  one ping socket a conversation, until it is idle.
 //
 // TTLs are carried over and ICMP errors relayed, see errqueue.go.
 
 import (
-	"context"
 	"errors"
-	"net"
 	"net/netip"
-	"os"
-	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,44 +28,23 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
-	"gvisor.dev/gvisor/pkg/waiter"
 
 	"podgate/stack/packet"
+	"podgate/stack/splice"
 )
-
-// dialTimeout ends a dial that nobody answers. The pod's kernel repeats its
-// SYN after 1, 3, 7, 15, 31 s: the last finds a new dial.
-const dialTimeout = 30 * time.Second
 
 type egress struct {
 	s     *Stack
-	tcp   *tcp.Forwarder
 	flows *sessions[stack.TransportEndpointID, *udpFlow]
 	echo  *echoes
-
-	mu      sync.Mutex
-	closed  bool
-	dials   map[stack.TransportEndpointID]dial
-	sources map[netip.Addr]int // dials by pod address
-	conns   int                // spliced connections
-}
-
-// dial is a TCP connection in the making.
-type dial struct {
-	syn quote
-	ttl uint8
 }
 
 func startEgress(s *Stack) *egress {
 	e := &egress{
-		s:       s,
-		flows:   newSessions[stack.TransportEndpointID, *udpFlow](s.cfg.Limits.UDPFlows, &s.count.udpEvicted),
-		dials:   make(map[stack.TransportEndpointID]dial),
-		sources: make(map[netip.Addr]int),
+		s:     s,
+		flows: newSessions[stack.TransportEndpointID, *udpFlow](s.cfg.Limits.UDPFlows, &s.count.udpEvicted),
 	}
 	e.echo = startEchoes(s)
-	// The limits are kept here, where they count per source.
-	e.tcp = tcp.NewForwarder(s.net, tcpBufferDefault, s.cfg.Limits.Dials+1, e.connect)
 	s.net.SetTransportProtocolHandler(tcp.ProtocolNumber, e.handleTCP)
 	s.net.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
 	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.echo.handle)
@@ -78,158 +53,130 @@ func startEgress(s *Stack) *egress {
 }
 
 func (e *egress) close() {
-	e.mu.Lock()
-	e.closed = true
-	e.mu.Unlock()
 	e.flows.close()
 	e.echo.close()
 }
 
-// handleTCP sees each segment for no connection; false makes netstack reset it.
+// handleTCP sees each segment for no connection of netstack's; false makes
+// netstack reset it.
 func (e *egress) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	const synAck = header.TCPFlagSyn | header.TCPFlagAck
 	h := header.TCP(pkt.TransportHeader().Slice())
 	pod, to := addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)
-	_, onHost := e.s.hostSide(to, packet.TCP)
+	seg := splice.Segment{
+		Tuple: packet.Tuple{
+			Src: packet.AddrFrom(pod.Addr()), SrcPort: pod.Port(),
+			Dst: packet.AddrFrom(to.Addr()), DstPort: to.Port(), Proto: packet.TCP,
+		},
+		Seq: h.SequenceNumber(), Ack: h.AckNumber(), Flags: uint8(h.Flags()), Window: h.WindowSize(),
+		Options: h.Options(),
+	}
+	known, ok := e.s.device.splicer.Admits(seg.Tuple)
+	if known {
+		// It came in fragments.
+		seg.Data = pkt.Data().AsRange().ToSlice()
+		return !valid(id, h, pkt) || e.s.device.splicer.Deliver(&seg)
+	}
+	at, onHost := e.s.hostSide(to, packet.TCP)
 	if h.Flags()&synAck != header.TCPFlagSyn || e.s.own[to.Addr()] && !onHost {
 		return false
 	}
-	if !onHost && e.s.Refuses(to.Addr()) {
+	switch {
+	case !valid(id, h, pkt):
+		return true
+	case !onHost && e.s.Refuses(to.Addr()):
 		e.s.count.tcpRefused.Add(1)
 		e.s.answer(quoteOf(pkt, quoteLen), prohibited)
 		return true
-	}
-	if repeated, ok := e.begin(id, pod.Addr(), pkt); repeated {
-		return true
-	} else if !ok {
+	case !ok:
 		e.s.count.tcpOverLimit.Add(1)
 		return true
 	}
-	if !e.tcp.HandlePacket(id, pkt) { // starts connect
-		e.done(id, pod.Addr())
-		return false
-	}
-	return true
-}
-
-// begin enters a dial, unless it is under way or over a limit.
-func (e *egress) begin(id stack.TransportEndpointID, pod netip.Addr, pkt *stack.PacketBuffer) (repeated, ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if _, repeated := e.dials[id]; repeated {
-		return true, false
-	}
-	l := e.s.cfg.Limits
-	if e.closed || len(e.dials) >= l.Dials || e.sources[pod] >= l.DialsPerSource || e.conns >= l.Connections {
-		return false, false
-	}
-	e.dials[id] = dial{quoteOf(pkt, quoteLen), ttlOf(pkt)}
-	e.sources[pod]++
-	e.s.wg.Add(1) // done calls Done
-	return false, true
-}
-
-// done takes a dial out.
-func (e *egress) done(id stack.TransportEndpointID, pod netip.Addr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.dials, id)
-	if e.sources[pod]--; e.sources[pod] == 0 {
-		delete(e.sources, pod)
-	}
-	e.s.wg.Done()
-}
-
-// connect dials for a pod and tells it the outcome, in a goroutine of its own.
-func (e *egress) connect(r *tcp.ForwarderRequest) {
-	id := r.ID()
-	e.mu.Lock()
-	d := e.dials[id]
-	e.mu.Unlock()
-	pod, to := addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)
-
-	e.s.count.tcpDials.Add(1)
-	if at, ok := e.s.hostSide(to, packet.TCP); ok {
+	if onHost {
 		to = at
 	}
-	host, rep := dialHost(e.s.ctx, to, d.ttl)
-	if host == nil {
-		e.s.count.tcpFailed.Add(1)
-		reset := !rep.icmp && reactionTo(rep.errno) == refused
-		r.Complete(reset)
-		if !reset && e.s.ctx.Err() == nil {
-			e.s.relay(d.syn, rep)
-		}
-		e.done(id, pod.Addr())
-		return
-	}
-	wq := new(waiter.Queue)
-	ep, err := r.CreateEndpoint(wq)
-	r.Complete(false) // the pod went away during the handshake, if err
-	if err != nil {
-		host.Abort()
-		e.done(id, pod.Addr())
-		return
-	}
-	e.mu.Lock()
-	e.conns++
-	e.mu.Unlock()
-	conn := newTCPConn(wq, ep)
-	e.s.wg.Add(1)
-	defer e.s.wg.Done()
-	e.done(id, pod.Addr())
-	splice(&e.s.wg, conn, host)
-	e.mu.Lock()
-	e.conns--
-	e.mu.Unlock()
+	return e.connect(&seg, to, ttlOf(pkt), quoteOf(pkt, quoteLen))
 }
 
-// dialHost connects a socket of the gateway's namespace. Without a connection
-// the report says why.
-func dialHost(ctx context.Context, to netip.AddrPort, ttl uint8) (*hostConn, report) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	// The error queue goes with the socket, which Dialer closes when it fails:
-	// a second descriptor keeps it.
-	kept := -1
-	d := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval},
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if cerr := c.Control(func(fd uintptr) {
-				if err = outsideOptions(int(fd), to.Addr().Is4(), ttl, true); err == nil {
-					kept, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-				}
-			}); cerr != nil {
-				return cerr
-			}
-			return err
-		},
-	}
-	conn, err := d.DialContext(ctx, "tcp", to.String())
-	if kept >= 0 {
-		defer unix.Close(kept)
-	}
-	if err != nil {
-		var errno syscall.Errno
-		if errors.As(err, &errno); ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			errno = syscall.ETIMEDOUT
+// valid says whether the checksum of a segment is right.
+func valid(id stack.TransportEndpointID, h header.TCP, pkt *stack.PacketBuffer) bool {
+	return pkt.RXChecksumValidated ||
+		h.IsChecksumValid(id.RemoteAddress, id.LocalAddress, pkt.Data().Checksum(), uint16(pkt.Data().Size()))
+}
+
+// connect has a socket of the gateway's namespace connect for a pod, and the pod
+// told how that ends. False makes netstack reset the pod's SYN.
+func (e *egress) connect(syn *splice.Segment, to netip.AddrPort, ttl uint8, q quote) bool {
+	e.s.count.tcpDials.Add(1)
+	v4 := to.Addr().Is4()
+	dialed := func(fd int, errno unix.Errno) (reset bool) {
+		if errno == 0 {
+			// Once connected, ICMP errors are hints for the kernel, not failures.
+			outsideOptions(fd, v4, ttl, false)
+			return false
 		}
-		// The kept socket says which router or host it was that answered. A
-		// refusal by RST leaves no entry.
-		if errno != syscall.ECONNREFUSED && errno != syscall.ETIMEDOUT && kept >= 0 {
-			if r, ok := readReport(kept, nil); ok {
-				return nil, r
+		e.s.count.tcpFailed.Add(1)
+		rep := report{errno: errno}
+		// The error queue says which router or host it was that answered. A refusal
+		// by RST leaves no entry.
+		if fd >= 0 && errno != unix.ECONNREFUSED && errno != unix.ETIMEDOUT {
+			if r, ok := readReport(fd, nil); ok {
+				rep = r
 			}
 		}
-		return nil, report{errno: errno}
+		if !rep.icmp && reactionTo(rep.errno) == refused {
+			return true
+		}
+		if errno != unix.ECANCELED {
+			e.s.relay(q, rep)
+		}
+		return false
 	}
-	// Once connected, ICMP errors are hints for the kernel, not failures.
-	outsideOptions(kept, to.Addr().Is4(), ttl, false)
-	host, err := newHostConn(conn.(*net.TCPConn))
+	fd, err := beginConnect(to, ttl)
+	if err == nil {
+		if err = e.s.device.splicer.Open(syn, fd, dialed); err == nil {
+			e.s.device.settled = true
+			return true
+		}
+	}
+	var errno unix.Errno
+	errors.As(err, &errno)
+	reset := dialed(fd, errno)
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+	return !reset
+}
+
+// beginConnect makes a socket that connects. With an error it may be one that has
+// failed to, or -1.
+func beginConnect(to netip.AddrPort, ttl uint8) (int, error) {
+	var sa unix.Sockaddr
+	domain := unix.AF_INET6
+	if a := to.Addr(); a.Is4() {
+		domain, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: a.As4()}
+	} else {
+		sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: a.As16()}
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		conn.Close()
-		return nil, report{errno: syscall.ENOTSUP}
+		return -1, err
 	}
-	return host, report{}
+	if err := outsideOptions(fd, to.Addr().Is4(), ttl, true); err != nil {
+		return fd, err
+	}
+	for _, o := range []struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepaliveIdle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepaliveInterval / time.Second)},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return fd, err
+		}
+	}
+	if err := unix.Connect(fd, sa); err != nil && err != unix.EINPROGRESS {
+		return fd, err
+	}
+	return fd, nil
 }

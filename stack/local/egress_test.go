@@ -413,6 +413,48 @@ func TestEgressUDPSegmentationOffload(t *testing.T) {
 	})
 }
 
+// lossy loses every nth frame each way.
+type lossy struct {
+	link.Device
+	n, passed int
+}
+
+func (d *lossy) keep(frames []packet.Frame) int {
+	kept := 0
+	for i := range frames {
+		if d.passed++; d.passed%d.n != 0 {
+			frames[kept], frames[i] = frames[i], frames[kept]
+			kept++
+		}
+	}
+	return kept
+}
+
+func (d *lossy) ReadBatch(bufs []packet.Frame) (int, error) {
+	n, err := d.Device.ReadBatch(bufs)
+	return d.keep(bufs[:n]), err
+}
+
+func (d *lossy) WriteBatch(frames []packet.Frame) (int, error) {
+	d.Device.WriteBatch(frames[:d.keep(frames)])
+	return len(frames), nil
+}
+
+// What a link loses arrives all the same.
+func TestEgressTCPOverALossyLink(t *testing.T) {
+	checkLeaks(t)
+	n := nstest.New(t)
+	joinInternet(t, n)
+	k := &kernels{net: n}
+	echoTCP(t, k.listen(t, netip.AddrPortFrom(out4, 80)))
+	gw, pod := newGateway(t, nil), newPod(t)
+	wire(t, gw.Device(), &lossy{Device: pod.Device(), n: 13}, localMAC, podMAC)
+	c, err := pod.DialTCP(ctxFor(t), netip.AddrPort{}, netip.AddrPortFrom(out4, 80))
+	check(t, err)
+	defer c.Close()
+	roundTrip(t, c, 1<<20)
+}
+
 // Dials under way are counted by pod; Close does not wait for their end.
 func TestEgressDialsAreLimited(t *testing.T) {
 	checkLeaks(t)

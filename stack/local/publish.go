@@ -329,7 +329,7 @@ func (p *publisher) carry(host *hostConn, pub *Publication) {
 		return
 	}
 	p.s.count.published.Add(1)
-	splice(&p.s.wg, conn, host)
+	join(&p.s.wg, conn, host)
 }
 
 // awaitProxy reads the header that host begins with, before ctx ends.

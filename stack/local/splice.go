@@ -30,7 +30,7 @@ const copyBuffer = 256 << 10
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
-// side is one of the two connections of a splice.
+// side is one of the two connections of a join.
 type side interface {
 	// copyTo waits for data and moves what is there, at most a buffer, to w;
 	// io.EOF after the last.
@@ -43,8 +43,8 @@ type side interface {
 	Abort() // closes with a reset
 }
 
-// splice copies both ways until both sides are closed.
-func splice(wg *sync.WaitGroup, a, b side) {
+// join copies both ways until both sides are closed.
+func join(wg *sync.WaitGroup, a, b side) {
 	var ended atomic.Int32
 	var end sync.Once
 	shut := func(how func(side)) { end.Do(func() { how(a); how(b) }) }

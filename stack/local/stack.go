@@ -19,6 +19,7 @@ import (
 
 	"podgate/stack/link"
 	"podgate/stack/packet"
+	"podgate/stack/splice"
 )
 
 // nic is the only interface of the netstack.
@@ -98,7 +99,11 @@ func New(cfg Config) (*Stack, error) {
 		cfg.echoSocket = openEchoSocket
 	}
 	cfg.Limits.setDefaults()
-	dev, err := newDevice(cfg.MAC, cfg.GatewayMAC, cfg.MTU)
+	dev, err := newDevice(splice.Config{
+		MAC: cfg.MAC, GatewayMAC: cfg.GatewayMAC, MTU: cfg.MTU,
+		KeepaliveIdle: keepaliveIdle, KeepaliveInterval: keepaliveInterval,
+		Making: cfg.Limits.Dials, MakingPerSource: cfg.Limits.DialsPerSource, Connections: cfg.Limits.Connections,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("local device: %w", err)
 	}

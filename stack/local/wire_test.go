@@ -117,7 +117,7 @@ func newStack(t testing.TB, cfg Config) *Stack {
 	}
 	t.Cleanup(func() {
 		s.Close()
-		if n := s.egress.flows.len() + s.pub.clients.len() + s.egress.echo.flows.len() + len(s.egress.dials) + s.egress.conns; n != 0 {
+		if n := s.egress.flows.len() + s.pub.clients.len() + s.egress.echo.flows.len() + s.device.splicer.Len(); n != 0 {
 			t.Errorf("%d sessions, dials and connections outlive Close", n)
 		}
 	})
