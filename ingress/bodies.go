@@ -114,6 +114,29 @@ func (c *counted) Close() error {
 
 func (c *counted) Write(p []byte) (int, error) { return writeTo(c.ReadCloser, p) }
 
+// excused is the body of an answer to a call of gRPC. Where the endpoint is cut off
+// its trailers say so, as a reset of the stream would be an INTERNAL error.
+type excused struct {
+	io.ReadCloser
+	q      *request
+	answer *http.Response
+}
+
+func (x *excused) Read(p []byte) (int, error) {
+	n, err := x.ReadCloser.Read(p)
+	ctx := x.q.in.Context()
+	if err == nil || err == io.EOF || errors.Is(ctx.Err(), context.Canceled) {
+		return n, err
+	}
+	x.q.failed.Add(1)
+	code, message := grpcCodes[http.StatusBadGateway], "the endpoint was cut off"
+	if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		code, message = grpcCodes[http.StatusGatewayTimeout], "the deadline of the route has passed"
+	}
+	x.answer.Trailer = http.Header{"Grpc-Status": {code}, "Grpc-Message": {message}}
+	return n, io.EOF
+}
+
 // untouched is a request body that knows whether some of it was read. Closing
 // is left to the one who made the request, as it may be sent a second time.
 type untouched struct {

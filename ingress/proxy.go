@@ -329,6 +329,9 @@ func (q *request) complete(answer *http.Response) {
 	if o.pace.rate > 0 && answer.StatusCode != http.StatusSwitchingProtocols {
 		answer.Body = &slowed{ReadCloser: answer.Body, pace: o.pace, ctx: q.in.Context()}
 	}
+	if isGRPC(q.in) {
+		answer.Body = &excused{ReadCloser: answer.Body, q: q, answer: answer}
+	}
 	if !o.ownErrors {
 		q.intercept(answer)
 	}

@@ -21,8 +21,8 @@ import (
 )
 
 // TestMain makes this binary podgate itself wherever it is started under that
-// name, as keeper or by the tests, its CNI plugin, or cnitool; the tests run in a
-// network namespace of their own.
+// name, as keeper or by the tests, its CNI plugin, cnitool, or a pod's gRPC server;
+// the tests run in a network namespace of their own.
 func TestMain(m *testing.M) {
 	if pod.IsKeeper() {
 		os.Exit(pod.KeeperMain())
@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "grpc-health":
+		serveHealth()
 	}
 	nstest.Main(m)
 }
@@ -62,7 +64,7 @@ func newShell(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"podgate", "podgate-cni", "cnitool"} {
+	for _, name := range []string{"podgate", "podgate-cni", "cnitool", "grpc-health"} {
 		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}

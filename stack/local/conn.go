@@ -92,12 +92,20 @@ type tcpConn struct {
 }
 
 func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
+	c := &tcpConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq}
 	ep.SocketOptions().SetKeepAlive(true)
-	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
-	ep.SetSockOpt(&idle)
+	interval := tcpip.KeepaliveIntervalOption(keepaliveInterval)
 	ep.SetSockOpt(&interval)
+	c.probeAfter(keepaliveIdle)
 	ep.SocketOptions().SetDelayOption(false)
-	return &tcpConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq}
+	return c
+}
+
+// probeAfter sets how long a connection is silent before the other side is asked
+// whether it is there.
+func (c *tcpConn) probeAfter(silence time.Duration) {
+	idle := tcpip.KeepaliveIdleOption(silence)
+	c.ep.SetSockOpt(&idle)
 }
 
 func (c *tcpConn) Read(b []byte) (int, error) {
@@ -295,12 +303,14 @@ func (s *Stack) ListenUDP(at netip.AddrPort) (net.PacketConn, error) {
 // DialTCP connects to to. The zero from is the node address and any port; any
 // other source is used as it is, also one that is not the gateway's, whose
 // answers the plane must then bring here. Errors are those of the net package:
-// errors.Is(err, syscall.ECONNREFUSED) and so on.
+// errors.Is(err, syscall.ECONNREFUSED) and so on. A conversation that a policy
+// cuts while it is silent ends some seconds later.
 func (s *Stack) DialTCP(ctx context.Context, from, to netip.AddrPort) (net.Conn, error) {
 	c, err := s.dialTCP(ctx, from, to)
 	if err != nil {
 		return nil, err
 	}
+	c.probeAfter(dialledIdle)
 	return c, nil
 }
 
@@ -390,6 +400,7 @@ func bindAddress(at netip.AddrPort) tcpip.FullAddress {
 const (
 	keepaliveIdle     = 60 * time.Second
 	keepaliveInterval = 15 * time.Second
+	dialledIdle       = 5 * time.Second // of DialTCP: the plane refuses the question, which ends what was cut
 	timeWaitTimeout   = time.Second
 	listenBacklog     = 1024
 	udpBuffer         = 1 << 20 // bytes of datagrams that wait to be read
