@@ -38,9 +38,10 @@ func (s *Store) reconcileEndpoints(name Name) {
 	svc := s.next.services.m[name]
 	endpoints := s.endpointsRecord(name)
 	var groups []sliceGroup
+	most := maxEndpoints
 	meta := metav1.ObjectMeta{Namespace: name.Namespace}
 	switch {
-	case svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName:
+	case svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName && len(svc.Spec.Selector) > 0:
 	case len(svc.Spec.Selector) > 0:
 		groups = s.selected(svc)
 		meta.Labels = sliceLabels(svc.Labels, managedBySelector)
@@ -51,7 +52,7 @@ func (s *Store) reconcileEndpoints(name Name) {
 			APIVersion: "v1", Kind: "Service", Name: svc.Name, UID: svc.UID, Controller: new(true), BlockOwnerDeletion: new(true),
 		}}
 	case endpoints != nil && mirrored(endpoints):
-		groups = mirror(endpoints)
+		groups, most = mirror(endpoints), maxMirrored
 		meta.Labels = sliceLabels(endpoints.Labels, managedByMirror)
 		meta.Annotations = maps.Clone(endpoints.Annotations)
 		meta.OwnerReferences = []metav1.OwnerReference{{
@@ -65,7 +66,7 @@ func (s *Store) reconcileEndpoints(name Name) {
 
 	var have []Name
 	for _, g := range groups {
-		for i, chunk := range chunks(g.endpoints) {
+		for i, chunk := range chunks(g.endpoints, most) {
 			slice := &discoveryv1.EndpointSlice{ObjectMeta: *meta.DeepCopy(), AddressType: g.family, Endpoints: chunk, Ports: g.ports}
 			slice.Name = s.sliceName(name, g, i, have)
 			slice.SetGroupVersionKind(kindByName["EndpointSlice"].gvk())
@@ -116,13 +117,13 @@ func (s *Store) sliceIsOf(n, svc Name) bool {
 	return old == nil || old.Labels[discoveryv1.LabelServiceName] == svc.Name
 }
 
-// chunks cuts endpoints to what a slice holds; of none it makes one empty slice,
-// as the controller does.
-func chunks(all []discoveryv1.Endpoint) [][]discoveryv1.Endpoint {
+// chunks cuts endpoints to what a slice holds at most; of none it makes one empty
+// slice, as the controller does.
+func chunks(all []discoveryv1.Endpoint, most int) [][]discoveryv1.Endpoint {
 	if len(all) == 0 {
 		return [][]discoveryv1.Endpoint{{}}
 	}
-	return slices.Collect(slices.Chunk(all, maxEndpoints))
+	return slices.Collect(slices.Chunk(all, most))
 }
 
 // sliceLabels are a Service's labels but for those that slices have for themselves.

@@ -234,6 +234,41 @@ subsets:
 	}
 }
 
+// TestMirroring: the rules of kube-controller-manager's mirroring, and of how an API
+// server packs subsets.
+func TestMirroring(t *testing.T) {
+	many := func(field string, n int) string {
+		s := field + ": ["
+		for i := range n {
+			s += fmt.Sprintf("{ip: 198.51.%d.%d}, ", len(field)+i/250, i%250+1)
+		}
+		return s + "]"
+	}
+	for _, c := range []struct{ name, service, meta, subsets, want string }{
+		{"the leader annotation of old elections", "ports: [{port: 80}]", ", annotations: {control-plane.alpha.kubernetes.io/leader: x}", "- {addresses: [{ip: 192.0.2.1}], ports: [{port: 1}]}", ""},
+		{"an ExternalName without selector", "type: ExternalName, externalName: a.b", "", "- {addresses: [{ip: 192.0.2.1}], ports: [{port: 1}]}", "IPv4 /TCP/1 192.0.2.1:r"},
+		{"an ExternalName with one", "type: ExternalName, externalName: a.b, selector: {a: b}", "", "- {addresses: [{ip: 192.0.2.1}], ports: [{port: 1}]}", ""},
+		{"no addresses", "ports: [{port: 80}]", "", "  []", ""},
+		{"no ports", "clusterIP: None", "", "- {addresses: [{ip: 192.0.2.1}]}", "IPv4  192.0.2.1:r"},
+		{"subsets of the same ports", "ports: [{port: 80}]", "", "- {addresses: [{ip: 192.0.2.1}], ports: [{port: 1}]}\n- {addresses: [{ip: 192.0.2.2}], notReadyAddresses: [{ip: 192.0.2.3}], ports: [{port: 1}]}\n- {addresses: [{ip: 192.0.2.4}], ports: [{port: 2}]}",
+			"IPv4 /TCP/1 192.0.2.1:r 192.0.2.2:r 192.0.2.3:\nIPv4 /TCP/2 192.0.2.4:r"},
+		{"an address ready and not ready", "ports: [{port: 80}]", "", "- {addresses: [{ip: 192.0.2.1}, {ip: 192.0.2.2}], notReadyAddresses: [{ip: 192.0.2.1}], ports: [{port: 1}]}", "IPv4 /TCP/1 192.0.2.1: 192.0.2.2:r"},
+		{"at most 1000 addresses, the ready ones first", "ports: [{port: 80}]", "", "- {" + many("notReadyAddresses", 300) + ", " + many("addresses", 900) + ", ports: [{port: 1}]}", "1000 in one slice, 900 ready"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := testStore(Config{})
+			s.Apply(load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: svc}\nspec: {"+c.service+"}\n---\napiVersion: v1\nkind: Endpoints\nmetadata: {name: svc"+c.meta+"}\nsubsets:\n"+c.subsets))
+			got := slicesOf(s, Name{"default", "svc"})
+			if n := strings.Count(got, " 198."); n > 0 && !strings.Contains(got, "\n") {
+				got = fmt.Sprintf("%d in one slice, %d ready", n, strings.Count(got, ":r"))
+			}
+			if got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
 func TestEndpointSlicesOfUsersStay(t *testing.T) {
 	s := testStore(Config{})
 	s.Apply(load(t, `

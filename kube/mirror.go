@@ -3,7 +3,9 @@ package kube
 //lint:file-ignore SA1019 Endpoints are deprecated, and in many manifests still
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,7 +17,7 @@ import (
 // Services without selector, and it is mirrored into slices.
 type oldEndpoints = corev1.Endpoints
 
-const maxMirrored = 1000 // addresses of a subset
+const maxMirrored = 1000 // addresses of a subset, and of a slice
 
 func defaultEndpoints(o *oldEndpoints) {
 	for i := range o.Subsets {
@@ -37,43 +39,64 @@ func mirrored(e *oldEndpoints) bool {
 	return e.Labels[discoveryv1.LabelSkipMirror] != "true" && !leader
 }
 
-// mirror turns Endpoints that somebody wrote into groups.
+// mirror turns Endpoints that somebody wrote into groups. As an API server packs
+// them, subsets of the same ports are one, and an address that is there as ready and
+// as not ready is not ready; of what is too many the ready ones stay.
 func mirror(e *oldEndpoints) []sliceGroup {
 	var groups []sliceGroup
-	for _, subset := range e.Subsets {
-		ports := []discoveryv1.EndpointPort{}
-		for _, p := range subset.Ports {
-			ports = append(ports, discoveryv1.EndpointPort{Name: new(p.Name), Protocol: new(p.Protocol), Port: new(p.Port), AppProtocol: p.AppProtocol})
-		}
-		at := map[discoveryv1.AddressType]int{}
-		add := func(addrs []corev1.EndpointAddress, ready bool) {
-			for _, a := range addrs[:min(len(addrs), maxMirrored)] {
+	at := map[string]int{} // by family and ports
+	for _, ready := range []bool{true, false} {
+		for _, subset := range e.Subsets {
+			addrs := subset.Addresses
+			if !ready {
+				addrs = subset.NotReadyAddresses
+			}
+			for _, a := range addrs {
 				ip, err := netip.ParseAddr(a.IP)
 				if err != nil {
 					continue
 				}
-				f := discoveryv1.AddressType(familyOf(ip))
-				i, known := at[f]
+				f, ports := discoveryv1.AddressType(familyOf(ip)), mirrorPorts(subset.Ports)
+				id := fmt.Sprint(f, portNumbers(ports))
+				i, known := at[id]
 				if !known {
 					i = len(groups)
-					at[f] = i
+					at[id] = i
 					groups = append(groups, sliceGroup{family: f, ports: ports})
 				}
-				out := discoveryv1.Endpoint{
-					Addresses:  []string{a.IP},
-					Conditions: discoveryv1.EndpointConditions{Ready: new(ready)},
-					TargetRef:  a.TargetRef, NodeName: a.NodeName,
-				}
-				if a.Hostname != "" {
-					out.Hostname = new(a.Hostname)
-				}
-				groups[i].endpoints = append(groups[i].endpoints, out)
+				groups[i].put(mirrorAddress(&a, ready))
 			}
 		}
-		add(subset.Addresses, true)
-		add(subset.NotReadyAddresses, false)
 	}
 	return groups
+}
+
+// put adds an endpoint, or takes back that its address is ready.
+func (g *sliceGroup) put(e discoveryv1.Endpoint) {
+	if i := slices.IndexFunc(g.endpoints, func(o discoveryv1.Endpoint) bool { return o.Addresses[0] == e.Addresses[0] }); i >= 0 {
+		g.endpoints[i].Conditions = e.Conditions
+	} else if len(g.endpoints) < maxMirrored {
+		g.endpoints = append(g.endpoints, e)
+	}
+}
+
+func mirrorPorts(ports []corev1.EndpointPort) (out []discoveryv1.EndpointPort) {
+	for _, p := range ports {
+		out = append(out, discoveryv1.EndpointPort{Name: new(p.Name), Protocol: new(p.Protocol), Port: new(p.Port), AppProtocol: p.AppProtocol})
+	}
+	return out
+}
+
+func mirrorAddress(a *corev1.EndpointAddress, ready bool) discoveryv1.Endpoint {
+	e := discoveryv1.Endpoint{
+		Addresses:  []string{a.IP},
+		Conditions: discoveryv1.EndpointConditions{Ready: new(ready)},
+		TargetRef:  a.TargetRef, NodeName: a.NodeName,
+	}
+	if a.Hostname != "" {
+		e.Hostname = new(a.Hostname)
+	}
+	return e
 }
 
 func validateEndpoints(o *oldEndpoints) (errs field.ErrorList) {
@@ -88,6 +111,7 @@ func validateEndpoints(o *oldEndpoints) (errs field.ErrorList) {
 				if a.Hostname != "" {
 					errs = append(errs, invalid(at.Child(name).Index(j).Child("hostname"), a.Hostname, utilvalidation.IsDNS1123Label(a.Hostname))...)
 				}
+				errs = append(errs, validateNodeName(a.NodeName, at.Child(name).Index(j))...)
 			}
 		}
 		for j, p := range sub.Ports {
@@ -100,6 +124,7 @@ func validateEndpoints(o *oldEndpoints) (errs field.ErrorList) {
 			}
 			errs = append(errs, validatePortNumber(p.Port, at.Child("port"))...)
 			errs = append(errs, validateProtocol(p.Protocol, at.Child("protocol"))...)
+			errs = append(errs, validateAppProtocol(p.AppProtocol, at)...)
 		}
 	}
 	return errs

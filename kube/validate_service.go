@@ -132,9 +132,7 @@ func validateServicePorts(s *corev1.ServiceSpec, path *field.Path) (errs field.E
 			errs = append(errs, field.Duplicate(at, fmt.Sprintf("%s port %d", p.Protocol, p.Port)))
 		}
 		ports[number{p.Protocol, p.Port}] = true
-		if a := p.AppProtocol; a != nil {
-			errs = append(errs, invalid(at.Child("appProtocol"), *a, utilvalidation.IsQualifiedName(*a))...)
-		}
+		errs = append(errs, validateAppProtocol(p.AppProtocol, at)...)
 		if p.NodePort == 0 {
 			continue
 		}
@@ -277,6 +275,11 @@ func validateEndpointSlice(o *discoveryv1.EndpointSlice) field.ErrorList {
 		if h := e.Hostname; h != nil && *h != "" {
 			errs = append(errs, invalid(at.Child("hostname"), *h, utilvalidation.IsDNS1123Label(*h))...)
 		}
+		errs = append(errs, validateNodeName(e.NodeName, at)...)
+		if h := e.Hints; h != nil {
+			errs = append(errs, validateHints(h.ForZones, func(z discoveryv1.ForZone) string { return z.Name }, at.Child("hints", "forZones"))...)
+			errs = append(errs, validateHints(h.ForNodes, func(n discoveryv1.ForNode) string { return n.Name }, at.Child("hints", "forNodes"))...)
+		}
 	}
 	names := map[string]bool{}
 	for i, p := range o.Ports {
@@ -289,11 +292,36 @@ func validateEndpointSlice(o *discoveryv1.EndpointSlice) field.ErrorList {
 		}
 		names[*p.Name] = true
 		errs = append(errs, validateProtocol(*p.Protocol, at.Child("protocol"))...)
-		if a := p.AppProtocol; a != nil {
-			errs = append(errs, invalid(at.Child("appProtocol"), *a, utilvalidation.IsQualifiedName(*a))...)
-		}
+		errs = append(errs, validateAppProtocol(p.AppProtocol, at)...)
 		if p.Port != nil {
 			errs = append(errs, validatePortNumber(*p.Port, at.Child("port"))...)
+		}
+	}
+	return errs
+}
+
+func validateAppProtocol(p *string, port *field.Path) field.ErrorList {
+	if p == nil {
+		return nil
+	}
+	return invalid(port.Child("appProtocol"), *p, utilvalidation.IsQualifiedName(*p))
+}
+
+func validateNodeName(name *string, endpoint *field.Path) field.ErrorList {
+	if name == nil {
+		return nil
+	}
+	return invalid(endpoint.Child("nodeName"), *name, utilvalidation.IsDNS1123Subdomain(*name))
+}
+
+// validateHints: an endpoint is meant for at most 8 zones or nodes, each once.
+func validateHints[T any](hints []T, name func(T) string, at *field.Path) (errs field.ErrorList) {
+	if len(hints) > 8 {
+		return field.ErrorList{field.TooMany(at, len(hints), 8)}
+	}
+	for i, h := range hints {
+		if slices.ContainsFunc(hints[:i], func(o T) bool { return name(o) == name(h) }) {
+			errs = append(errs, field.Duplicate(at.Index(i).Child("name"), name(h)))
 		}
 	}
 	return errs
@@ -312,8 +340,8 @@ func validateEndpointAddress(t discoveryv1.AddressType, s string, at *field.Path
 	case t == discoveryv1.AddressTypeIPv6 && (a.Is4() || a.Is4In6()):
 		return field.ErrorList{field.Invalid(at, s, "must be an IPv6 address")}
 	}
-	if errs = validateOrdinaryIP(s, at); len(errs) == 0 && a.IsMulticast() {
-		errs = field.ErrorList{field.Invalid(at, s, "may not be a multicast address")}
+	if errs = utilvalidation.IsValidIP(at, s); len(errs) > 0 {
+		return errs
 	}
-	return errs
+	return validateOrdinaryIP(s, at)
 }

@@ -148,6 +148,10 @@ func TestValidation(t *testing.T) {
 		{"slice type", slice("addressType: IPv5\nendpoints: []"), `addressType: Unsupported value: "IPv5": supported values: "FQDN", "IPv4", "IPv6"`},
 		{"slice loopback", slice("addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]"), "may not be in the loopback range"},
 		{"slice link-local", slice("addressType: IPv6\nendpoints: [{addresses: ['fe80::1']}]"), "may not be in the link-local range"},
+		{"slice not canonical", slice("addressType: IPv6\nendpoints: [{addresses: ['2001:DB8::1']}]"), `endpoints[0].addresses[0]: Invalid value: "2001:DB8::1": must be in canonical form ("2001:db8::1")`},
+		{"slice node", slice("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], nodeName: a_b}]"), `endpoints[0].nodeName: Invalid value: "a_b": a lowercase RFC 1123 subdomain must consist of`},
+		{"slice hints twice", slice("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], hints: {forZones: [{name: a}, {name: a}]}}]"), `endpoints[0].hints.forZones[1].name: Duplicate value: "a"`},
+		{"slice hints too many", slice("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], hints: {forNodes: [{name: a}, {name: b}, {name: c}, {name: d}, {name: e}, {name: f}, {name: g}, {name: h}, {name: i}]}}]"), "endpoints[0].hints.forNodes: Too many: 9: must have at most 8 items"},
 		{"slice duplicate", slice("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1, 192.0.2.1]}]"), `endpoints[0].addresses[1]: Duplicate value: "192.0.2.1"`},
 		{"slice without address", slice("addressType: IPv4\nendpoints: [{addresses: []}]"), "endpoints[0].addresses: Required value: must contain at least 1 address"},
 
