@@ -1,6 +1,9 @@
 package ingress
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // Headers as they are on the wire
 //
@@ -22,6 +25,11 @@ type head struct {
 	close          bool  // the connection ends with this message
 	date           bool  // a response has the field
 	size           int   // bytes, with the empty line
+}
+
+// has reports whether there is a field of that name, however it is spelt.
+func (h *head) has(name string) bool {
+	return slices.ContainsFunc(h.fields, func(f field) bool { return bytes.EqualFold(f.name, []byte(name)) })
 }
 
 // field is a line that is passed on; line ends in CRLF.

@@ -43,19 +43,20 @@ import (
 // lane is a client's connection.
 type lane struct {
 	*Server
-	raw   net.Conn             // as accepted
-	conn  net.Conn             // the same, decrypted
-	tls   *tls.ConnectionState // nil: not encrypted
-	by    entrance
-	from  []byte        // fields that say who the client is, the same for all its requests
-	buf   []byte        // what was read: of requests from the one in hand on
-	again *bufio.Reader // of the request in hand, for net/http's reader; nil: not needed yet
-	out   []byte        // a header in the making
-	in    head
-	reply head
-	q     request
-	left  bool // the connection is net/http's now
-	busy  atomic.Bool
+	raw       net.Conn             // as accepted
+	conn      net.Conn             // the same, decrypted
+	tls       *tls.ConnectionState // nil: not encrypted
+	by        entrance
+	from      []byte        // fields that say who the client is, the same for all its requests
+	elsewhere string        // where HTTP/3 is (Alt-Svc)
+	buf       []byte        // what was read: of requests from the one in hand on
+	again     *bufio.Reader // of the request in hand, for net/http's reader; nil: not needed yet
+	out       []byte        // a header in the making
+	in        head
+	reply     head
+	q         request
+	left      bool // the connection is net/http's now
+	busy      atomic.Bool
 
 	mu     sync.Mutex
 	timer  *time.Timer
@@ -89,7 +90,7 @@ func (s *Server) take(c net.Conn, tlsConfig *tls.Config, by entrance) {
 	l.q = request{Server: s, client: client.Addr().Unmap().WithZone(""), local: localAddr(c.LocalAddr())}
 	proto := "http"
 	if l.tls != nil {
-		proto = "https"
+		proto, l.elsewhere = "https", s.altSvc(l.q.local)
 	}
 	l.from = fmt.Appendf(nil, "X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\nX-Scheme: %[2]s\r\nX-Forwarded-Port: %[3]d\r\nX-Real-Ip: %[1]s\r\n",
 		l.q.client, proto, l.q.local.Port())

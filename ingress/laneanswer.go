@@ -34,7 +34,7 @@ func (l *lane) answer(u *upstream, e *endpoint, a *answer) bool {
 			b = append(b, f.line...)
 		}
 	}
-	b = l.own(b, h.date)
+	b = l.own(b, h.date, l.elsewhere != "" && h.has("Alt-Svc"))
 	b = append(b, "\r\n"...)
 	keep := !h.close
 	length := h.length
@@ -64,13 +64,17 @@ func (l *lane) answer(u *upstream, e *endpoint, a *answer) bool {
 	return !l.ending()
 }
 
-// own adds the fields that are ours to those of an answer.
-func (l *lane) own(b []byte, dated bool) []byte {
+// own adds the fields that are ours to those of an answer, but for those that it
+// has: Date, and Alt-Svc if it told where else it is.
+func (l *lane) own(b []byte, dated, told bool) []byte {
 	if !dated {
 		b = append(append(append(b, "Date: "...), httpDate()...), "\r\n"...)
 	}
 	if o := l.q.route.options; o.hsts != "" && l.tls != nil {
 		b = append(append(append(b, "Strict-Transport-Security: "...), o.hsts...), "\r\n"...)
+	}
+	if l.elsewhere != "" && !told {
+		b = append(append(append(b, "Alt-Svc: "...), l.elsewhere...), "\r\n"...)
 	}
 	if l.ending() {
 		b = append(b, "Connection: close\r\n"...)
@@ -157,7 +161,7 @@ func (l *lane) reframe(u *upstream, e *endpoint, a *answer) bool {
 	for name := range announced {
 		b = append(append(append(b, "Trailer: "...), name...), "\r\n"...)
 	}
-	b = l.own(b, res.Header.Get("Date") != "")
+	b = l.own(b, res.Header.Get("Date") != "", res.Header["Alt-Svc"] != nil)
 	bodiless := string(l.in.method) == http.MethodHead || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified
 	chunked := res.ContentLength < 0 && !bodiless
 	if chunked {

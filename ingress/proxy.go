@@ -76,6 +76,9 @@ func (s *Server) serve(w http.ResponseWriter, in *http.Request) {
 	q.entry, _ = in.Context().Value(entranceKey{}).(entrance)
 	q.trust = q.trusted(q.client)
 	a := &answer{ResponseWriter: w}
+	if in.TLS != nil && in.ProtoMajor < 3 {
+		a.elsewhere = s.altSvc(q.local)
+	}
 	defer q.seen(a)
 	if in.Method == http.MethodConnect || !strings.HasPrefix(q.path, "/") {
 		q.page(a, http.StatusBadRequest, nil)
@@ -130,7 +133,9 @@ func (q *request) answer(w http.ResponseWriter) {
 	o := q.route.options
 	if o.bodySize > 0 {
 		if q.in.ContentLength > o.bodySize {
-			w.Header().Set("Connection", "close")
+			if q.in.ProtoMajor < 3 { // there, it is not allowed
+				w.Header().Set("Connection", "close")
+			}
 			q.page(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than proxy-body-size"))
 			return
 		}

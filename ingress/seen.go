@@ -26,18 +26,23 @@ type answer struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+
+	elsewhere string // where HTTP/3 is (Alt-Svc), unless the endpoint says something else
 }
 
 func (a *answer) WriteHeader(status int) {
 	if a.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		a.status = status
+		if h := a.Header(); a.elsewhere != "" && h["Alt-Svc"] == nil {
+			h.Set("Alt-Svc", a.elsewhere)
+		}
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
 
 func (a *answer) Write(p []byte) (int, error) {
 	if a.status == 0 {
-		a.status = http.StatusOK
+		a.WriteHeader(http.StatusOK)
 	}
 	n, err := a.ResponseWriter.Write(p)
 	a.bytes += int64(n)

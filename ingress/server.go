@@ -3,7 +3,7 @@
 //
 // Goroutines: one for each connection of a client, or those of net/http where the
 // connection is given to it, and its own for connections to endpoints; one that
-// accepts for each ServeTLS, one for each connection whose TLS is passed through,
+// accepts for each ServeTLS, those of HTTP/3 (quic.go), one for each connection whose TLS is passed through,
 // one for each mirrored request. Shutdown ends them all, closing what has been
 // upgraded (WebSocket) too.
 package ingress
@@ -53,6 +53,8 @@ type Server struct {
 	tlsPorts  map[netip.Addr]uint16 // where ServeTLS listens
 	listeners map[net.Listener]bool
 	onLane    map[*lane]bool
+	quics     atomic.Pointer[[]*QUIC] // changed under mu
+	quicConns atomic.Int64
 }
 
 const (
@@ -113,6 +115,7 @@ func NewServer(cfg Config) *Server {
 	s.askTLS = s.tls.Clone()
 	s.askTLS.GetConfigForClient, s.askTLS.ClientAuth = nil, tls.RequestClientCert
 	s.live.Store(&Routes{})
+	s.quics.Store(new([]*QUIC))
 	return s
 }
 
@@ -297,8 +300,11 @@ func (s *Server) tlsPort(local netip.Addr) uint16 {
 // Shutdown stops listening and waits for the requests in progress, at most until
 // ctx ends; then it cuts those that are left, and what has been upgraded.
 func (s *Server) Shutdown(ctx context.Context) error {
+	ended := make(chan error, 1)
+	s.closing.Store(true)
+	go func() { ended <- s.endQUIC(ctx) }()
 	s.endLanes(ctx)
-	err := s.http.Shutdown(ctx)
+	err := errors.Join(s.http.Shutdown(ctx), <-ended)
 	s.cancel()
 	if err != nil {
 		s.http.Close()

@@ -116,7 +116,7 @@ func (g *gateway) compile(st *kube.State) bool {
 
 // isFixed says whether a listener is there whatever the state.
 func isFixed(l control.Listener) bool {
-	return slices.Contains([]string{"Ingress (HTTP)", "Ingress (HTTPS)", "Metrics", proxyFor, proxyDNSFor}, l.For)
+	return slices.Contains([]string{"Ingress (HTTP)", "Ingress (HTTPS)", quicFor, "Metrics", proxyFor, proxyDNSFor}, l.For)
 }
 
 // enforce waits until the data path has taken everything that the store holds now.

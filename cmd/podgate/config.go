@@ -35,6 +35,7 @@ type config struct {
 	MappingTimeout time.Duration
 	IngressHTTP    netip.AddrPort
 	IngressHTTPS   netip.AddrPort
+	HTTP3          bool           // where HTTPS is
 	Trusted        []netip.Prefix // proxies in front of Ingress
 	IngressDefault string         // Service that answers what no Ingress does
 	Metrics        netip.AddrPort // of /metrics

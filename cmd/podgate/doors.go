@@ -71,7 +71,8 @@ type doorKey struct {
 
 type openDoor struct {
 	net.Listener
-	moved bool // to a port that needs no privilege
+	moved bool          // to a port that needs no privilege
+	quic  *ingress.QUIC // beside it; nil: no HTTP/3
 }
 
 // compileRoutes compiles the front door's routes, gives them to it, and opens the
@@ -114,6 +115,9 @@ func (g *gateway) openDoors(wanted []ingress.Entrance) (out []control.Listener, 
 	for k, d := range g.doors.open {
 		if !keep[k] {
 			d.Close()
+			if d.quic != nil {
+				g.wg.Go(func() { d.quic.Close() })
+			}
 			delete(g.doors.open, k)
 		}
 	}
@@ -139,6 +143,11 @@ func (g *gateway) openDoors(wanted []ingress.Entrance) (out []control.Listener, 
 			}
 		}
 		out = append(out, line)
+		for _, k := range g.doorKeys(e) {
+			if d := g.doors.open[k]; d != nil && d.quic != nil && !k.inside.IsValid() {
+				out = append(out, control.Listener{Address: d.Addr().String() + "/udp", For: line.For + ", HTTP/3"})
+			}
+		}
 	}
 	return out, failed
 }
@@ -184,6 +193,7 @@ func (g *gateway) openDoor(k doorKey, e ingress.Entrance) (*openDoor, error) {
 	serve := g.front.Serve
 	if k.tls {
 		serve = g.front.ServeTLS
+		d.quic, _ = g.openQUIC(addrPortOf(d), k.inside.IsValid(), k.at, false)
 	}
 	l := ingress.At(d.Listener, k.at, false)
 	g.wg.Go(func() { g.fatal(strings.Join(e.For, ", "), serve(l)) })
@@ -194,6 +204,9 @@ func (g *gateway) openDoor(k doorKey, e ingress.Entrance) (*openDoor, error) {
 func (d *doors) close() {
 	for k, o := range d.open {
 		o.Close()
+		if o.quic != nil {
+			o.quic.Close()
+		}
 		delete(d.open, k)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	mdns "github.com/miekg/dns"
@@ -304,12 +303,19 @@ func (g *gateway) startServers(own addrs) error {
 		if !l.at.IsValid() {
 			continue
 		}
-		ln, err := listenSoon(l.at)
+		ln, err := soon(func() (net.Listener, error) { return net.Listen("tcp", l.at.String()) })
 		if err != nil {
 			return fmt.Errorf("%s: cannot listen on %s: %w; choose another with --set %s=ADDR:PORT, or none with --set %s=", l.what, l.at, cause(err), l.key, l.key)
 		}
 		g.listeners = append(g.listeners, control.Listener{Address: ln.Addr().String() + "/tcp", For: l.what})
 		g.wg.Go(func() { g.fatal(l.what, l.serve(ingress.At(ln, l.at, true))) })
+		if l.at == g.cfg.IngressHTTPS && g.cfg.HTTP3 {
+			line := control.Listener{Address: ln.Addr().String() + "/udp", For: quicFor}
+			if _, err := g.openQUIC(addrPortOf(ln), false, l.at, true); err != nil {
+				line.Problem = fmt.Sprintf("cannot listen: %v", cause(err))
+			}
+			g.listeners = append(g.listeners, line)
+		}
 	}
 	for _, a := range own.ingress {
 		for port, serve := range map[uint16]func(net.Listener) error{80: g.front.Serve, 443: g.front.ServeTLS} {
@@ -320,20 +326,9 @@ func (g *gateway) startServers(own addrs) error {
 			inside := ingress.At(ln, netip.AddrPortFrom(g.cfg.PublishAddr, port), true)
 			g.wg.Go(func() { g.fatal("Ingress in the cluster", serve(inside)) })
 		}
+		g.openQUIC(netip.AddrPortFrom(a, 443), true, netip.AddrPortFrom(g.cfg.PublishAddr, 443), true)
 	}
 	return nil
-}
-
-// listenSoon listens, giving a second to whoever has the port: the sockets of a
-// killed instance outlive its last process by moments.
-func listenSoon(at netip.AddrPort) (ln net.Listener, err error) {
-	for range 20 {
-		if ln, err = net.Listen("tcp", at.String()); !errors.Is(err, syscall.EADDRINUSE) {
-			return ln, err
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return nil, err
 }
 
 // cause is the innermost error: "address already in use".

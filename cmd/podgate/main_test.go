@@ -21,8 +21,8 @@ import (
 )
 
 // TestMain makes this binary podgate itself wherever it is started under that
-// name, as keeper or by the tests, its CNI plugin, cnitool, or a pod's gRPC server;
-// the tests run in a network namespace of their own.
+// name, as keeper or by the tests, its CNI plugin, cnitool, a pod's gRPC server, or
+// a client of HTTP/3; the tests run in a network namespace of their own.
 func TestMain(m *testing.M) {
 	if pod.IsKeeper() {
 		os.Exit(pod.KeeperMain())
@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "podgate":
 		os.Exit(run(os.Args[1:]))
+	case "h3get":
+		os.Exit(h3get(os.Args[1], os.Args[2]))
 	case "podgate-cni":
 		os.Exit(cni.Main("test"))
 	case "cnitool":
@@ -64,7 +66,7 @@ func newShell(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"podgate", "podgate-cni", "cnitool", "grpc-health"} {
+	for _, name := range []string{"podgate", "podgate-cni", "cnitool", "grpc-health", "h3get"} {
 		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}

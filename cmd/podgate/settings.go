@@ -85,6 +85,11 @@ var settings = []setting{
 	{"ingress.https", "127.0.0.1:8443", "where Ingress answers HTTPS; empty: nowhere", func(c *config, v string) error {
 		return c.ingressAt(v, &c.IngressHTTPS)
 	}},
+	{"ingress.http3", true, "answer HTTP/3 where HTTPS is, by UDP at the same ports, and say so in its answers (Alt-Svc)", func(c *config, v string) error {
+		v, err := oneOf(v, "true", "false")
+		c.HTTP3 = v == "true"
+		return err
+	}},
 	{"ingress.trusted-proxies", "", "clients of Ingress whose X-Forwarded-* fields are believed and continued: prefixes such as 192.0.2.7/32", func(c *config, v string) (err error) {
 		c.Trusted, err = prefixes(v)
 		return err
