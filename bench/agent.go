@@ -29,6 +29,7 @@ type sample struct {
 	Seconds float64 `json:"seconds"`
 	P50     float64 `json:"p50,omitempty"` // microseconds
 	P99     float64 `json:"p99,omitempty"`
+	Gateway float64 `json:"-"` // CPUs that the gateways took meanwhile
 }
 
 // roles are what a re-executed bench can be.

@@ -45,6 +45,9 @@ func TestEveryCellCanBeMeasured(t *testing.T) {
 	rep := newReport("datapath", short, r.missing)
 	for _, m := range metrics {
 		for _, s := range r.systems {
+			if !m.fits(s) {
+				continue
+			}
 			v, err := s.measure(m, short)
 			for again := 0; v == 0 && err == nil && again < 5; again++ {
 				v, err = s.measure(m, short) // the machine was too busy for so short a window

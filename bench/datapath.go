@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,8 +25,12 @@ type metric struct {
 	oneCPU    bool // client, server and gateway share a CPU
 	smaller   bool // is better
 	bothMTUs  bool // else measured at the smaller MTU alone
+	ofGateway bool // the kernel has none
 	value     func(sample) float64
 }
+
+// fits says whether m can be measured of s.
+func (m metric) fits(s *system) bool { return !m.ofGateway || len(s.gateways) > 0 }
 
 var metrics = []metric{
 	{
@@ -48,7 +53,14 @@ var metrics = []metric{
 		id: "udp", title: "UDP 64 B received", unit: "k/s", load: "datagram", port: 5004, proto: "UDP", streams: 1,
 		value: func(s sample) float64 { return float64(s.Count) / s.Seconds / 1e3 },
 	},
+	{
+		id: "cpu", title: fmt.Sprintf("gateway's CPU at %dk datagrams/s", pacedRate/1000), unit: "%", load: "paced", port: 5007, proto: "UDP", streams: 1, smaller: true, ofGateway: true,
+		value: func(s sample) float64 { return s.Gateway * 100 },
+	},
 }
+
+// spin is how long a gateway that spins does so.
+const spin = 50 * time.Microsecond
 
 // datapath measures pod to pod and pod to Service against the kernel. The
 // rounds go through all systems in turn, so that the noise of the machine falls
@@ -68,6 +80,9 @@ func datapath(o options) (result, error) {
 			}
 		}
 	}
+	if err := r.podgate(tapSpin, 1500); err != nil {
+		return nil, err
+	}
 	p := o.plan()
 	rep := newReport("datapath", p, r.missing)
 	rounds(r, rep, o, p)
@@ -85,7 +100,7 @@ func rounds(r *rig, rep *report, o options, p plan) {
 	for round := range p.rounds {
 		for _, m := range rep.metrics {
 			for _, s := range r.systems {
-				if s.mtu == 65520 && !m.bothMTUs || !o.wants(s, m) {
+				if s.mtu == 65520 && !m.bothMTUs || !m.fits(s) || !o.wants(s, m) {
 					continue
 				}
 				what := fmt.Sprintf("round %d of %d: %s: %s", round+1, p.rounds, m.title, s.title())
@@ -126,6 +141,7 @@ func (s *system) measure(m metric, p plan) (float64, error) {
 		return 0, err
 	}
 	o.addr = netip.AddrPortFrom(s.target, m.port).String()
+	before := s.cpuTime()
 	client, err := begin(s.client, "agent-load", o)
 	if err != nil {
 		return 0, err
@@ -155,7 +171,22 @@ func (s *system) measure(m metric, p plan) (float64, error) {
 		server.kill()
 		return 0, fmt.Errorf("no result; client: %q, server: %q", client.complaint(), server.complaint())
 	}
+	got.Gateway = (s.cpuTime() - before).Seconds() / got.Seconds
 	return m.value(got), nil
+}
+
+// cpuTime is what the gateways have had of the CPUs.
+func (s *system) cpuTime() (sum time.Duration) {
+	for _, pid := range s.gateways {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // the pattern is sound
+		for _, t := range threads {
+			var ns int64
+			stat, _ := os.ReadFile(t) // a thread that has ended took next to nothing
+			fmt.Sscan(string(stat), &ns)
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
 }
 
 // agent is a running load process.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -35,7 +36,7 @@ func gateway(args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &g); err != nil {
 		return err
 	}
-	plane, stop, err := startPlane()
+	plane, stop, err := startPlane(g.Spin)
 	if err != nil {
 		return err
 	}
@@ -78,13 +79,14 @@ func (p podSpec) attach(plane *stack.Plane, pod kube.Name, fd int, more ...netip
 }
 
 // startPlane runs a data plane for processes under test, until stop.
-func startPlane() (plane *stack.Plane, stop func() error, err error) {
+func startPlane(spin time.Duration) (plane *stack.Plane, stop func() error, err error) {
 	plane, err = stack.New(stack.Config{
 		GatewayMAC:   gatewayMAC,
 		GatewayAddrs: []netip.Addr{gatewayAddr},
 		LocalAddrs:   []netip.Addr{gatewayAddr},
 		PodCIDRs:     podCIDRs,
 		ServiceCIDRs: serviceCIDRs,
+		Spin:         spin,
 		Log:          slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

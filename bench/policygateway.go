@@ -23,7 +23,7 @@ func policyGateway(args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &g); err != nil {
 		return err
 	}
-	plane, stop, err := startPlane()
+	plane, stop, err := startPlane(0)
 	if err != nil {
 		return err
 	}

@@ -231,6 +231,7 @@ func feed(mid *ns.NS, limit time.Duration, rules string, tool string, args ...st
 const (
 	tapKind  = "TAP"
 	tapNoUSO = "TAP without USO" // the pod's kernel cuts UDP_SEGMENT up
+	tapSpin  = "TAP, spinning"   // the gateway looks for more for a while before it sleeps
 )
 
 func podToPod(kind string) string     { return "podgate pod to pod, " + kind }
@@ -244,6 +245,9 @@ func (r *rig) podgate(kind string, mtu int) error {
 		return err
 	}
 	g := gatewaySpec{Service: serviceAddr}
+	if kind == tapSpin {
+		g.Spin = spin
+	}
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -282,7 +286,10 @@ func (r *rig) podgate(kind string, mtu int) error {
 	}
 	service := *pods
 	service.name, service.target = podToService(kind), serviceAddr
-	r.systems = append(r.systems, pods, &service)
+	if kind != tapSpin { // one row says it
+		r.systems = append(r.systems, pods)
+	}
+	r.systems = append(r.systems, &service)
 	return nil
 }
 
@@ -362,6 +369,7 @@ type gatewaySpec struct {
 	Pods    []podSpec // the last one is behind the Service
 	Service netip.Addr
 	Egress  bool // has a way out by sockets
+	Spin    time.Duration
 }
 
 func (p podSpec) mac() packet.MAC {

@@ -27,7 +27,7 @@ func servicesGateway(args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &g); err != nil {
 		return err
 	}
-	plane, stop, err := startPlane()
+	plane, stop, err := startPlane(0)
 	if err != nil {
 		return err
 	}

@@ -72,6 +72,9 @@ func (w *worker) countLost(pt *port) {
 
 // patience is how long, in milliseconds, the worker may sleep.
 func (w *worker) patience() int {
+	if w.spins() {
+		return 0
+	}
 	ms := idleWait
 	if len(w.byHand) > 0 {
 		ms = 1

@@ -36,6 +36,7 @@ type Config struct {
 	FloodRate       int           // flooded frames a second and port; 100
 	ErrorRate       int           // ICMP errors and resets made by the gateway, a second and port; 1000
 	AllAcks         bool          // forward each bare TCP acknowledgment: see acks.go
+	Spin            time.Duration // how long Run looks for more, at the cost of a CPU, before it sleeps; 0: not at all
 	Answerer        Answerer      // answers UDP to AnswerAt in the data path; nil: nobody does
 	AnswerAt        []netip.AddrPort
 	Nameservers     []netip.Addr // that DHCP and router advertisements name

@@ -81,6 +81,9 @@ func (p *Plane) Run(ctx context.Context) error {
 			return err
 		}
 		w.begin(p.cfg.Now())
+		if len(ready) != 0 {
+			w.gap, w.stirred = w.now-w.stirred, w.now
+		}
 		if len(w.faulty) != 0 {
 			w.advance()
 		}
@@ -98,6 +101,17 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// spins says whether it pays to look again at once instead of sleeping: for
+// Config.Spin after there was something to do, where that comes often.
+func (w *worker) spins() bool {
+	limit := int64(w.cfg.Spin)
+	return w.now-w.stirred < limit && w.gap < often*limit && w.now-w.shared >= company
+}
+
+// often is how many times Config.Spin there may be between two rounds of frames for
+// it to be likely that the next comes within it: waking up takes a part of it.
+const often = 8
 
 // start hands the worker over to the loop.
 func (p *Plane) start(poller *poller) error {

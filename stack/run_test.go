@@ -215,3 +215,30 @@ func TestAttachRefusesWhatIsTaken(t *testing.T) {
 		dev.Close()
 	}
 }
+
+// A worker that is to spin does so for a while after there was something to do,
+// where that comes often, and where no goroutines of the local stack wait for it.
+func TestSpinsWhilePacketsComeOften(t *testing.T) {
+	const us = 1000
+	for _, c := range []struct {
+		name           string
+		spin           time.Duration
+		now, last, gap int64
+		shared         int64
+		want           bool
+	}{
+		{"just now, often", 50 * time.Microsecond, 1e9, 1e9 - 20*us, 100 * us, 0, true},
+		{"a while ago", 50 * time.Microsecond, 1e9, 1e9 - 60*us, 100 * us, 0, false},
+		{"just now, seldom", 50 * time.Microsecond, 1e9, 1e9 - 20*us, 900 * us, 0, false},
+		{"with others to let run", 50 * time.Microsecond, 1e9, 1e9 - 20*us, 100 * us, 1e9 - 30*us, false},
+		{"not wanted", 0, 1e9, 1e9, 0, 0, false},
+	} {
+		w := &worker{cfg: &Config{Spin: c.spin}, now: c.now, stirred: c.last, gap: c.gap, shared: c.shared}
+		if got := w.spins(); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+		if got := w.patience() == 0; got != c.want {
+			t.Errorf("%s: looks again at once: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

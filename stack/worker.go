@@ -56,6 +56,8 @@ type worker struct {
 	nextID    flow.PortID
 	ticked    int64
 	shared    int64 // when goroutines behind the local port were last given work
+	stirred   int64 // when there was something to do
+	gap       int64 // between that and the time before
 
 	reasons  [numReasons]counter
 	denials  map[denial]*denials

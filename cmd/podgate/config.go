@@ -55,6 +55,7 @@ type config struct {
 	PolicyFailOpen bool
 	MaxFlows       int
 	AllAcks        bool
+	Spin           time.Duration
 	FlowShare      float64
 	Timeouts       flow.Timeouts
 	Routes         []stack.Route

@@ -231,7 +231,7 @@ func (g *gateway) startPlane(ctx context.Context, own addrs) (err error) {
 	}
 	g.plane, err = stack.New(stack.Config{
 		GatewayMAC: mac, GatewayAddrs: own.node, LocalAddrs: own.all(),
-		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, PortShare: g.cfg.FlowShare, AllAcks: g.cfg.AllAcks, Timeouts: g.cfg.Timeouts, MappingTimeout: g.cfg.MappingTimeout, Log: g.log,
+		PodCIDRs: g.cfg.Kube.PodCIDRs, ServiceCIDRs: g.cfg.Kube.ServiceCIDRs, MTU: g.cfg.MTU, MaxFlows: g.cfg.MaxFlows, PortShare: g.cfg.FlowShare, AllAcks: g.cfg.AllAcks, Spin: g.cfg.Spin, Timeouts: g.cfg.Timeouts, MappingTimeout: g.cfg.MappingTimeout, Log: g.log,
 		Answerer: g.dns.Responder(), AnswerAt: answerAt,
 		Nameservers: g.dnsService(), Domain: g.cfg.Kube.ClusterDomain,
 	})

@@ -230,6 +230,14 @@ var settings = []setting{
 		c.AllAcks = v == "false"
 		return err
 	}},
+	{"flows.spin", "0s", "how long the gateway looks for further packets before it sleeps, while they come often: 50us makes connections and round trips faster, and takes up to a CPU; 0s: not at all", func(c *config, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < 0 || d > time.Millisecond {
+			return fmt.Errorf("%q is not a duration from 0s to 1ms, such as 50us", v)
+		}
+		c.Spin = d
+		return nil
+	}},
 	{"flows.timeouts.tcp-syn-sent", "2m", "silence after which a TCP handshake without answer is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPSynSent })},
 	{"flows.timeouts.tcp-syn-recv", "1m", "silence after which a TCP handshake without its last packet is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPSynRecv })},
 	{"flows.timeouts.tcp-established", "24h", "silence after which an open TCP connection is forgotten", timeout(func(t *flow.Timeouts) *time.Duration { return &t.TCPEstablished })},
