@@ -195,6 +195,9 @@ func (q *request) proxy(w http.ResponseWriter) {
 		BufferPool: &q.buffers,
 		ErrorLog:   q.errorLog,
 		ModifyResponse: func(answer *http.Response) error {
+			if isGRPC(q.in) {
+				answer.Body = &excused{ReadCloser: answer.Body, q: q, answer: answer}
+			}
 			q.complete(answer)
 			return nil
 		},
@@ -328,14 +331,12 @@ func expand(target string, groups []string) string {
 	return b.String()
 }
 
-// complete makes the answer that the client gets.
+// complete makes the answer that the client gets. On the lane nobody has read the
+// request for it, unless the route reads.
 func (q *request) complete(answer *http.Response) {
 	o := q.route.options
 	if o.pace.rate > 0 && answer.StatusCode != http.StatusSwitchingProtocols {
 		answer.Body = &slowed{ReadCloser: answer.Body, pace: o.pace, ctx: q.in.Context()}
-	}
-	if isGRPC(q.in) {
-		answer.Body = &excused{ReadCloser: answer.Body, q: q, answer: answer}
 	}
 	if !o.ownErrors {
 		q.intercept(answer)
