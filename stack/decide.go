@@ -228,6 +228,8 @@ func (s *Snapshot) route(q *query, d *decision) Reason {
 	switch {
 	case s.gateways[dst] != nil:
 		return GatewayNotServed
+	case s.awaited[dst]:
+		return PodAwaited
 	case s.own[dst] || s.isPods(dst):
 		return NoSuchPod
 	case behind != nil && q.dstMAC == behind.MAC && q.port.segment == behind.segment && behind != q.port:

@@ -105,6 +105,11 @@ type Input struct {
 	Routes    []Route        // networks behind pods, apart from every segment and Config.ServiceCIDRs
 	Forbidden []netip.Prefix // destinations outside the cluster that pods may not reach
 	EgressOff bool           // nothing outside the cluster may be reached
+
+	// Awaited are addresses of pods that ran before this gateway did and are not
+	// attached yet: what is sent there is dropped, where it is rejected otherwise,
+	// so that conversations outlive the wait.
+	Awaited []netip.Addr
 }
 
 // Plane is the data path of one gateway. Its methods may be called from any

@@ -56,6 +56,7 @@ const (
 	PolicyIngressDenied
 	UplinkFiltered
 	NoSuchPod
+	PodAwaited
 	GatewayNotServed
 	NoRoute
 	EgressForbidden
@@ -159,6 +160,7 @@ var reasons = [malformed]struct {
 	PolicyIngressDenied:  {"policy-ingress-denied", dropped, sayProhibited},
 	UplinkFiltered:       {"uplink-filtered", dropped, 0},
 	NoSuchPod:            {"no-such-pod", rejected, sayHost},
+	PodAwaited:           {"pod-awaited", dropped, 0},
 	GatewayNotServed:     {"gateway-not-served", rejected, sayPort},
 	NoRoute:              {"no-route", rejected, sayNet},
 	EgressForbidden:      {"egress-forbidden", rejected, sayProhibited},

@@ -28,6 +28,8 @@ type Snapshot struct {
 	owner map[packet.Addr]*attachment // who has an address; the gateway's own are absent while there is no local port
 	own   map[packet.Addr]bool        // Config.LocalAddrs
 
+	awaited map[packet.Addr]bool // Input.Awaited
+
 	static []Route // Input.Routes
 	routes []via   // with the ports of now
 
@@ -113,6 +115,10 @@ func (s *Snapshot) withInput(in Input) *Snapshot {
 	next := s.succeed()
 	next.services = in.Services
 	next.policies = in.Policies
+	next.awaited = map[packet.Addr]bool{}
+	for _, a := range in.Awaited {
+		next.awaited[packet.AddrFrom(a)] = true
+	}
 	next.setSegments(in.Segments)
 	next.resolveRoutes(in.Routes)
 	if in.EgressOff != s.egressOff || !slices.Equal(in.Forbidden, s.forbidden) {

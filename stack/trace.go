@@ -225,6 +225,8 @@ func (t *Trace) route(s *Snapshot, q *query, d *decision, r Reason) {
 		t.add(stageRoute, "%s is the gateway's address in network %s, which answers pings alone", dst, s.gateways[dst].Name)
 	case NoSuchPod:
 		t.add(stageRoute, "%s is a pod address that no attached pod has", dst)
+	case PodAwaited:
+		t.add(stageRoute, "%s is the address of a pod that is about to be attached again", dst)
 	case WrongMAC:
 		t.add(stageRoute, "the frame is addressed to neither the gateway nor the owner of %s", dst)
 	case EgressForbidden:

@@ -115,6 +115,20 @@ func (as *attachments) list() []*attachment {
 	return all
 }
 
+// awaited are the addresses of those that wait for their interface.
+func (as *attachments) awaited() (addrs []netip.Addr) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	for _, a := range as.all {
+		if a.Waiting {
+			for _, p := range a.Plan.Addrs {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+	}
+	return addrs
+}
+
 func (as *attachments) waiting() (n int) {
 	as.mu.Lock()
 	defer as.mu.Unlock()

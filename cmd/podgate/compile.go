@@ -76,7 +76,7 @@ func (g *gateway) compile(st *kube.State) bool {
 	})
 	next.policies, problems[1] = policy.Compile(prev.policies, st, g.policyConfig())
 	segments, routes := stack.SegmentsOf(st)
-	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Segments: slices.Concat(segments, g.uplink.segments()), Routes: slices.Concat(g.cfg.Routes, routes, g.peers(st), g.uplink.routes()), Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none"})
+	g.plane.Publish(stack.Input{Services: next.services, Policies: next.policies, Segments: slices.Concat(segments, g.uplink.segments()), Routes: slices.Concat(g.cfg.Routes, routes, g.peers(st), g.uplink.routes()), Forbidden: g.forbiddenPrefixes(), EgressOff: g.cfg.Egress == "none", Awaited: g.attachments.awaited()})
 	corefile, corefileProblems := g.corefile.read(g.cfg.Corefile, g.cfg.Kube.ClusterDomain, st)
 	next.zone = dns.Compile(prev.zone, st, corefile.Options(g.dnsConfig(nil)))
 	if corefile != prev.corefile {

@@ -38,6 +38,7 @@ var update = flag.Bool("update", false, "rewrite what scripts expect")
 //	advance DURATION           move the clock
 //	ready POD true|false       set a pod's readiness
 //	detach POD                 take a pod's interface away
+//	await ADDR...              pods that ran before the gateway did, not attached yet
 //	forbid PREFIX...           destinations outside that pods may not reach
 //	egress off|on
 //	mtu N                      of every port; comes first
@@ -163,6 +164,12 @@ func (s *script) run(line string) {
 		n, err := strconv.Atoi(args[1])
 		s.fail(err)
 		w.Reattach(parseName(args[0]), n)
+	case "await":
+		w.Input.Awaited = nil
+		for _, a := range args {
+			w.Input.Awaited = append(w.Input.Awaited, netip.MustParseAddr(a))
+		}
+		w.Publish()
 	case "forbid":
 		w.Input.Forbidden = nil
 		for _, a := range args {
