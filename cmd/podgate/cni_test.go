@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 
@@ -174,6 +177,76 @@ func TestCNISurvivesTheGateway(t *testing.T) {
 		t.Errorf("the address %s was given twice", got)
 	}
 	for _, s := range []sandbox{a, b, c} {
+		n.cni("del", "podnet", s)
+	}
+}
+
+// A connection through a Service goes on with the gateway that was started in the
+// place of a killed one, also where it is the server that speaks first.
+func TestConnectionsSurviveTheGateway(t *testing.T) {
+	n := newNode(t, map[string]string{"podnet": `{"type": "podgate-cni"}`})
+	a, b := newSandbox(t), newSandbox(t)
+	address := n.add("podnet", a).IPs[0].Address.IP.String()
+	n.add("podnet", b)
+	n.must("podgate down")
+	service := write(t, "service.yaml", `
+apiVersion: v1
+kind: Service
+metadata: {name: server}
+spec: {clusterIP: 10.96.0.77, ports: [{port: 80, targetPort: 7}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: server, labels: {kubernetes.io/service-name: server}}
+addressType: IPv4
+endpoints: [{addresses: [`+address+`]}]
+ports: [{port: 7}]
+`)
+	start := func() {
+		n.up(service + " --set ingress.http= --set ingress.https=")
+		until(t, "attached", func() bool {
+			return n.run("cnitool check podnet "+a.path).code == 0 && n.run("cnitool check podnet "+b.path).code == 0
+		})
+	}
+	start()
+	var ln net.Listener
+	var client net.Conn
+	a.Do(func() (err error) { ln, err = net.Listen("tcp4", ":7"); return err })
+	defer ln.Close()
+	b.Do(func() (err error) { client, err = net.Dial("tcp4", "10.96.0.77:80"); return err })
+	defer client.Close()
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	hears := func(to net.Conn, text string) {
+		t.Helper()
+		buf := make([]byte, len(text))
+		to.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.ReadFull(to, buf); err != nil || string(buf) != text {
+			t.Fatalf("got %q, %v; want %q", buf, err, text)
+		}
+	}
+	send := func(from net.Conn, text string) {
+		t.Helper()
+		if _, err := io.WriteString(from, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(client, "before")
+	hears(server, "before")
+
+	if err := syscall.Kill(n.status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	n.nothingLeft()
+	send(server, "meanwhile") // and again, until the client has it, who says nothing
+	start()
+	hears(client, "meanwhile")
+	send(client, "after")
+	hears(server, "after")
+	for _, s := range []sandbox{a, b} {
 		n.cni("del", "podnet", s)
 	}
 }
