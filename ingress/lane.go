@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +84,7 @@ func (s *Server) take(c net.Conn, tlsConfig *tls.Config, by entrance) {
 		return
 	}
 	defer s.leave(l)
+	defer l.survive()
 	if tlsConfig != nil && !l.handshake(tlsConfig) {
 		return
 	}
@@ -102,6 +104,13 @@ func (s *Server) take(c net.Conn, tlsConfig *tls.Config, by entrance) {
 	defer laneBuffers.Put(room)
 	l.buf = room[:0]
 	l.serve()
+}
+
+// survive leaves a panic to the connection that had it, as net/http does.
+func (l *lane) survive() {
+	if v := recover(); v != nil {
+		l.cfg.Log.Error("ingress: a request ended its connection", "client", l.raw.RemoteAddr(), "panic", v, "stack", string(debug.Stack()))
+	}
 }
 
 // handshake begins TLS; what is not HTTP/1.1 goes to net/http.

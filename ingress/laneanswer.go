@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,11 +154,7 @@ func (l *lane) reframe(u *upstream, e *endpoint, a *answer) bool {
 		res.Header.Del("Strict-Transport-Security") // ours is
 	}
 	b := fmt.Appendf(l.out[:0], "HTTP/1.1 %03d %s\r\n", res.StatusCode, reasonPhrase(res))
-	for name, values := range res.Header {
-		for _, v := range values {
-			b = appendField(b, name, v)
-		}
-	}
+	b = appendHeader(b, res.Header, nil)
 	for name := range announced {
 		b = append(append(append(b, "Trailer: "...), name...), "\r\n"...)
 	}
@@ -168,6 +165,12 @@ func (l *lane) reframe(u *upstream, e *endpoint, a *answer) bool {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
 	l.out = append(b, "\r\n"...)
+	here := 0 // bytes of the body that have come and go with the header
+	if !chunked && !bodiless && res.ContentLength <= int64(u.in.Buffered()) {
+		at := len(l.out)
+		l.out = slices.Grow(l.out, int(res.ContentLength))[:at+int(res.ContentLength)]
+		here, _ = io.ReadFull(res.Body, l.out[at:])
+	}
 	a.status = res.StatusCode
 	if _, err := l.conn.Write(l.out); err != nil {
 		u.Close()
@@ -182,7 +185,7 @@ func (l *lane) reframe(u *upstream, e *endpoint, a *answer) bool {
 	l.wait(u, l.q.route.options.read)
 	n, err := l.copyBody(to, res.Body)
 	late := l.done()
-	a.bytes = n
+	a.bytes = int64(here) + n
 	if err != nil || late != nil {
 		u.Close()
 		l.Server.failed.Add(1)

@@ -145,15 +145,7 @@ func (l *lane) recompose(string) error {
 	if err := l.begin(u.RequestURI(), out.Host); err != nil {
 		return err
 	}
-	b := l.out
-	for name, values := range out.Header {
-		if framing[name] {
-			continue
-		}
-		for _, v := range values {
-			b = appendField(b, name, v)
-		}
-	}
+	b := appendHeader(l.out, out.Header, framing)
 	if l.in.length > 0 || q.in.Header["Content-Length"] != nil {
 		b = fmt.Appendf(b, "Content-Length: %d\r\n", l.in.length)
 	}
@@ -186,6 +178,25 @@ var framing = func() map[string]bool {
 	}
 	return all
 }()
+
+// appendHeader appends the fields of a header in order of their names, but for
+// some.
+func appendHeader(b []byte, h http.Header, but map[string]bool) []byte {
+	names := make([]string, 0, 24)
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if but[name] {
+			continue
+		}
+		for _, v := range h[name] {
+			b = appendField(b, name, v)
+		}
+	}
+	return b
+}
 
 // appendField appends a field, unless its name is none; what would end its line
 // is a space, as net/http writes it.

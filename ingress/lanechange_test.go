@@ -3,6 +3,7 @@ package ingress
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -176,6 +177,27 @@ func TestChangesDoNotReframe(t *testing.T) {
 	defer f.mu.Unlock()
 	if len(f.onLane) == 0 {
 		t.Error("not on the lane")
+	}
+}
+
+// A fault of ours costs the connection that had it, and no other.
+func TestLaneSurvives(t *testing.T) {
+	f := newFront(t, Config{}, shop(t, 1), map[int]http.Handler{1: echo})
+	dial, broken := f.cfg.Dial, true
+	f.cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if broken {
+			broken = false
+			panic("a broken invariant")
+		}
+		return dial(ctx, network, addr)
+	}
+	c := dialFront(t, f.plain)
+	io.WriteString(c, plainGet)
+	if _, err := c.in.ReadByte(); err != io.EOF {
+		t.Errorf("got %v, want the connection's end", err)
+	}
+	if status, _ := dialFront(t, f.plain).ask(t, plainGet); status != 200 {
+		t.Errorf("afterwards: got %d", status)
 	}
 }
 
