@@ -148,10 +148,14 @@ func TestNodePortsAtTheUplinkKeepTheClient(t *testing.T) {
 			c.b.echo(t)
 			for external, client := range map[string]string{external4: outside4, external6: outside6} {
 				var conn net.Conn
-				out.Do(func() (err error) {
-					d := net.Dialer{Timeout: 30 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
-					conn, err = d.Dial("tcp", net.JoinHostPort(external, "30080"))
-					return err
+				// A loaded machine may not find the gateway's MAC at the first try.
+				await(t, "the client is connected", func() bool {
+					out.Do(func() error {
+						d := net.Dialer{Timeout: 30 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
+						conn, _ = d.Dial("tcp", net.JoinHostPort(external, "30080"))
+						return nil
+					})
+					return conn != nil
 				})
 				conn.SetDeadline(time.Now().Add(30 * time.Second))
 				if got, err := io.ReadAll(conn); string(got) != conn.LocalAddr().String() || err != nil {
