@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"podgate/stack/link/ns"
 )
@@ -182,27 +183,23 @@ func (e *egressRig) podgate(mtu int) error {
 	return err
 }
 
-// nsPath is a namespace's path as other processes may open it.
-func nsPath(n *ns.NS) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.FD()) }
+// podNS is the pod's namespace as a peer may open it: it inherits the descriptor,
+// since one that has left its privileges behind cannot look into our /proc.
+const podNS = "/proc/self/fd/3"
 
 func (e *egressRig) slirp(mtu int) error {
-	return e.peer("slirp4netns", "slirp4netns", mtu, func(pod *ns.NS) [][]string {
-		return [][]string{{"-c", "-m", fmt.Sprint(mtu), "--netns-type=path", nsPath(pod), "eth0"}}
-	})
+	return e.peer("slirp4netns", "slirp4netns", mtu, "-c", "-m", fmt.Sprint(mtu), "--netns-type=path", podNS, "eth0")
 }
 
 func (e *egressRig) pasta(mtu int) error {
-	return e.peer("pasta", "passt", mtu, func(pod *ns.NS) [][]string {
-		return [][]string{{
-			"-f", "--runas", "0", "--netns", nsPath(pod), "--config-net", "-m", fmt.Sprint(mtu), "-I", "eth0",
-			"-4", "-a", "10.0.2.15", "-n", "24", "-g", "10.0.2.2", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
-		}}
-	})
+	return e.peer("pasta", "passt", mtu,
+		"-f", "--runas", "0", "--netns", podNS, "--config-net", "-m", fmt.Sprint(mtu), "-I", "eth0",
+		"-4", "-a", "10.0.2.15", "-n", "24", "-g", "10.0.2.2", "-t", "none", "-u", "none", "-T", "none", "-U", "none")
 }
 
 // peer runs a program of a Debian package, which makes and sets up the pod's
 // eth0 itself.
-func (e *egressRig) peer(program, pkg string, mtu int, args func(*ns.NS) [][]string) error {
+func (e *egressRig) peer(program, pkg string, mtu int, args ...string) error {
 	name := egressName(program, mtu)
 	exe, err := exec.LookPath(program)
 	if err != nil {
@@ -213,19 +210,23 @@ func (e *egressRig) peer(program, pkg string, mtu int, args func(*ns.NS) [][]str
 	if err != nil {
 		return err
 	}
-	var pids []int
-	for _, a := range args(pod) {
-		pid, err := e.background(e.host.Command(exe, a...))
-		if err != nil {
-			return err
-		}
-		pids = append(pids, pid)
+	namespace, err := unix.FcntlInt(uintptr(pod.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	inherited := os.NewFile(uintptr(namespace), name)
+	defer inherited.Close()
+	cmd := e.host.Command(exe, args...)
+	cmd.ExtraFiles = []*os.File{inherited}
+	pid, err := e.background(cmd)
+	if err != nil {
+		return err
 	}
 	if err := e.reaches(pod); err != nil {
 		e.missing = append(e.missing, absence{name, err.Error()})
 		return nil
 	}
-	e.add(name, pod, pids...)
+	e.add(name, pod, pid)
 	return nil
 }
 
