@@ -112,7 +112,7 @@ func (e *egress) connect(syn *splice.Segment, to netip.AddrPort, ttl uint8, q qu
 	dialed := func(fd int, errno unix.Errno) (reset bool) {
 		if errno == 0 {
 			// Once connected, ICMP errors are hints for the kernel, not failures.
-			outsideOptions(fd, v4, ttl, false)
+			forgetErrors(fd, v4)
 			return false
 		}
 		e.s.count.tcpFailed.Add(1)
@@ -162,7 +162,7 @@ func beginConnect(to netip.AddrPort, ttl uint8) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := outsideOptions(fd, to.Addr().Is4(), ttl, true); err != nil {
+	if err := outsideOptions(fd, to.Addr().Is4(), ttl); err != nil {
 		return fd, err
 	}
 	for _, o := range []struct{ level, name, value int }{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -413,16 +414,17 @@ func TestEgressUDPSegmentationOffload(t *testing.T) {
 	})
 }
 
-// lossy loses every nth frame each way.
+// lossy loses one frame in n each way.
 type lossy struct {
 	link.Device
-	n, passed int
+	n   int
+	rng *rand.Rand
 }
 
 func (d *lossy) keep(frames []packet.Frame) int {
 	kept := 0
 	for i := range frames {
-		if d.passed++; d.passed%d.n != 0 {
+		if d.rng.IntN(d.n) != 0 {
 			frames[kept], frames[i] = frames[i], frames[kept]
 			kept++
 		}
@@ -431,8 +433,12 @@ func (d *lossy) keep(frames []packet.Frame) int {
 }
 
 func (d *lossy) ReadBatch(bufs []packet.Frame) (int, error) {
-	n, err := d.Device.ReadBatch(bufs)
-	return d.keep(bufs[:n]), err
+	for {
+		n, err := d.Device.ReadBatch(bufs)
+		if kept := d.keep(bufs[:n]); kept > 0 || n == 0 || err != nil {
+			return kept, err
+		}
+	}
 }
 
 func (d *lossy) WriteBatch(frames []packet.Frame) (int, error) {
@@ -442,17 +448,16 @@ func (d *lossy) WriteBatch(frames []packet.Frame) (int, error) {
 
 // What a link loses arrives all the same.
 func TestEgressTCPOverALossyLink(t *testing.T) {
-	checkLeaks(t)
-	n := nstest.New(t)
-	joinInternet(t, n)
-	k := &kernels{net: n}
-	echoTCP(t, k.listen(t, netip.AddrPortFrom(out4, 80)))
-	gw, pod := newGateway(t, nil), newPod(t)
-	wire(t, gw.Device(), &lossy{Device: pod.Device(), n: 13}, localMAC, podMAC)
-	c, err := pod.DialTCP(ctxFor(t), netip.AddrPort{}, netip.AddrPortFrom(out4, 80))
-	check(t, err)
-	defer c.Close()
-	roundTrip(t, c, 1<<20)
+	podLinks(t, func(t *testing.T, tap bool) {
+		k := newKernelsOver(t, tap, nil, func(d link.Device) link.Device {
+			return &lossy{d, 25, rand.New(rand.NewPCG(1, 2))}
+		})
+		at := netip.AddrPortFrom(out4, 80)
+		echoTCP(t, k.listen(t, at))
+		c, err := k.dial(t, "tcp", at)
+		check(t, err)
+		roundTrip(t, c, 1<<20)
+	})
 }
 
 // Dials under way are counted by pod; Close does not wait for their end.

@@ -138,7 +138,7 @@ func (x *echoes) sendOne(r echoRequest) error {
 	if cerr := sock.raw.Control(func(fd uintptr) {
 		if sock.ttl != r.ttl {
 			sock.ttl = r.ttl
-			outsideOptions(int(fd), r.key.to.Is4(), r.ttl, true)
+			outsideOptions(int(fd), r.key.to.Is4(), r.ttl)
 		}
 		for range 2 { // the first error may be that of an earlier request
 			if _, err = unix.SendmsgN(int(fd), r.msg, nil, nil, unix.MSG_DONTWAIT); err == nil {
@@ -166,7 +166,7 @@ func (x *echoes) open(r echoRequest) (*echoSocket, error) {
 		}
 		return nil, err
 	}
-	if err := outsideOptions(fd, r.key.to.Is4(), r.ttl, true); err != nil {
+	if err := outsideOptions(fd, r.key.to.Is4(), r.ttl); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func (f *udpFlow) up(ctx context.Context, to netip.AddrPort) {
 	defer f.e.flows.remove(f.id, f.session)
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
-		if cerr := c.Control(func(fd uintptr) { err = outsideOptions(int(fd), to.Addr().Is4(), uint8(f.ttl), true) }); cerr != nil {
+		if cerr := c.Control(func(fd uintptr) { err = outsideOptions(int(fd), to.Addr().Is4(), uint8(f.ttl)) }); cerr != nil {
 			return cerr
 		}
 		return err
@@ -166,7 +166,7 @@ func (f *udpFlow) send(b []byte, ttl int) error {
 	err := f.raw.Write(func(fd uintptr) bool {
 		if ttl != f.ttl && ttl > 0 {
 			f.ttl = ttl
-			outsideOptions(int(fd), f.first.v4(), uint8(ttl), true)
+			outsideOptions(int(fd), f.first.v4(), uint8(ttl))
 		}
 		_, serr = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if serr != nil && serr != unix.EAGAIN {

@@ -82,21 +82,25 @@ func (s *Stack) relay(q quote, r report) {
 	}
 }
 
-// outsideOptions makes a socket keep ICMP errors in its queue, if keep, and
-// send with ttl.
-func outsideOptions(fd int, v4 bool, ttl uint8, keep bool) error {
+// outsideOptions makes a socket keep ICMP errors in its queue and send with ttl.
+func outsideOptions(fd int, v4 bool, ttl uint8) error {
 	level, recverr, hops := unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS
 	if v4 {
 		level, recverr, hops = unix.SOL_IP, unix.IP_RECVERR, unix.IP_TTL
 	}
-	on := 0
-	if keep {
-		on = 1
-	}
-	if err := unix.SetsockoptInt(fd, level, recverr, on); err != nil {
+	if err := unix.SetsockoptInt(fd, level, recverr, 1); err != nil {
 		return err
 	}
 	return setTTL(fd, level, hops, ttl)
+}
+
+// forgetErrors has a socket with outsideOptions keep ICMP errors no longer.
+func forgetErrors(fd int, v4 bool) {
+	if v4 {
+		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVERR, 0)
+	} else {
+		unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVERR, 0)
+	}
 }
 
 func setTTL(fd, level, hops int, ttl uint8) error {

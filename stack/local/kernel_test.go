@@ -52,6 +52,12 @@ func newKernels(t *testing.T, tap bool) *kernels {
 
 func newKernelsWith(t *testing.T, tap bool, change func(*Config)) *kernels {
 	t.Helper()
+	return newKernelsOver(t, tap, change, func(d link.Device) link.Device { return d })
+}
+
+// newKernelsOver has the pod's device be what over makes of it.
+func newKernelsOver(t *testing.T, tap bool, change func(*Config), over func(link.Device) link.Device) *kernels {
+	t.Helper()
 	checkLeaks(t)
 	k := &kernels{pod: nstest.New(t), net: nstest.New(t)}
 	joinInternet(t, k.net)
@@ -73,7 +79,7 @@ func newKernelsWith(t *testing.T, tap bool, change func(*Config)) *kernels {
 	k.pod.Route("default4", node4.String())
 	k.pod.Route("default6", node6.String())
 	k.pod.AwaitCarrier("eth0")
-	wire(t, k.gw.Device(), ipOnly{dev}, localMAC, podMAC)
+	wire(t, k.gw.Device(), over(ipOnly{dev}), localMAC, podMAC)
 	return k
 }
 

@@ -321,6 +321,27 @@ func TestClosedWindows(t *testing.T) {
 	<-done
 }
 
+// A server that resets leaves nothing of what it did not take.
+func TestResetWhileBytesAreHeld(t *testing.T) {
+	p := newPeer(t, Config{})
+	p.handshake()
+	line := string(bytes.Repeat([]byte("x"), 60000))
+	for held := 0; held == 0; {
+		p.say(line)
+		p.poll()
+		p.s.mu.Lock()
+		for _, c := range p.s.conns {
+			held = len(c.held)
+		}
+		p.s.mu.Unlock()
+	}
+	p.frames = nil
+	p.host.SetLinger(0)
+	p.host.Close()
+	p.flags("reset", packet.RST|packet.ACK)
+	p.ended()
+}
+
 func TestSilentPodsAreAskedAndGivenUp(t *testing.T) {
 	p := newPeer(t, Config{KeepaliveIdle: 10 * time.Millisecond, KeepaliveInterval: time.Millisecond})
 	p.handshake()
