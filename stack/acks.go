@@ -18,7 +18,8 @@ import (
 // still waits to be written: each that goes less is a read, a write and a wake-up
 // less for the sender. RFC 3449, 5.2.1, calls this ACK filtering.
 //
-// Both must be bare: the ACK flag alone, no payload, no option but timestamps in
+// Both must be bare: the ACK flag alone, no payload, no mark of congestion in the IP
+// header, no fragment, no option but timestamps in
 // the usual layout, so that no SACK, no ECN and nothing unknown is touched. The
 // later one must acknowledge more, be of the same sequence number, and have no
 // older timestamp. The earlier one must have acknowledged more than what came
@@ -89,7 +90,7 @@ func (a *bareAck) follows(o *bareAck) bool {
 
 func readBareAck(p *packet.Packet) (a bareAck, ok bool) {
 	const plain, withTime = 5 << 4, 8 << 4 // data offset; the other bits are reserved, or ECN's
-	if p.TCPFlags != packet.ACK || p.Payload != p.End {
+	if p.TCPFlags != packet.ACK || p.Payload != p.End || p.Fragment() || p.ECN() != 0 {
 		return a, false
 	}
 	be := binary.BigEndian

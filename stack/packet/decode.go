@@ -134,6 +134,16 @@ func (p *Packet) SegmentLen() int {
 	return p.Len()
 }
 
+// ECN is the codepoint of explicit congestion notification in the IP header (RFC
+// 3168, 5): 0 for a packet that does not take part.
+func (p *Packet) ECN() uint8 {
+	h := p.Frame.Eth()[p.L3:]
+	if p.EtherType == EtherIPv6 {
+		return h[1] >> 4 & 3
+	}
+	return h[1] & 3
+}
+
 // DontFragment says whether a packet over the MTU must be answered with an
 // error and not be fragmented: always in IPv6, by the flag in IPv4.
 func (p *Packet) DontFragment() bool {

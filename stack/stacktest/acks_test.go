@@ -137,6 +137,49 @@ func TestEveryAcknowledgmentIsForwardedWhereThatIsWanted(t *testing.T) {
 	}
 }
 
+// What is marked in the IP header stays: congestion on the way, in either family,
+// and what is a fragment.
+func TestMarkedAcknowledgmentsStay(t *testing.T) {
+	for name, mark := range map[string]func(ip []byte){
+		"congestion experienced": func(ip []byte) { ip[1] |= 3 },
+		"more fragments":         func(ip []byte) { ip[6] |= 0x20 },
+	} {
+		r := newReceiver(t, stack.Config{})
+		var frames []packet.Frame
+		for i, ack := range []uint32{50, 100, 200, 300} {
+			p := r.packet(1, ack)
+			p.Options = stamps(1) // as long as a fragment must be
+			f := p.Frame()
+			ip := f.Eth()[14:34]
+			if i == 2 {
+				mark(ip)
+			}
+			binary.BigEndian.PutUint16(ip[10:], 0)
+			binary.BigEndian.PutUint16(ip[10:], packet.Checksum(ip))
+			frames = append(frames, f)
+		}
+		r.w.Send(r.from, frames...)
+		if got := len(r.to.Received()); got != 4 {
+			t.Errorf("%s: %d packets arrived, want 4", name, got)
+		}
+	}
+	r := newReceiver(t, stack.Config{})
+	packets := []Packet{r.packet(1, 50), r.packet(1, 100), r.packet(1, 200), r.packet(1, 300)}
+	var frames []packet.Frame
+	for i, p := range packets {
+		p.Src, p.Dst = packet.AddrFrom(r.from.IP6()), packet.AddrFrom(r.to.IP6())
+		f := p.Frame()
+		if i == 2 {
+			f.Eth()[15] |= 3 << 4
+		}
+		frames = append(frames, f)
+	}
+	r.w.Send(r.from, frames...)
+	if got := len(r.to.Received()); got != 4 {
+		t.Errorf("IPv6: %d packets arrived, want 4", got)
+	}
+}
+
 // Whatever comes, a sender learns the same from what is left: all that is not
 // bare, each duplicate, and the last word of each batch, in order.
 func TestThinnedAcknowledgmentsSayTheSame(t *testing.T) {
