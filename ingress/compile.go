@@ -316,6 +316,13 @@ func (c *compiler) compileCanary(ing *networkingv1.Ingress) {
 			r.canary = &second
 		}
 	}
+	for _, prefix := range annotationPrefixes {
+		for _, name := range []string{"load-balance", "upstream-hash-by"} {
+			if _, ok := ing.Annotations[prefix+name]; ok {
+				c.warn(ing, "metadata.annotations["+prefix+name+"]", "has no effect on a canary: what the other Ingress says counts")
+			}
+		}
+	}
 	for i, rule := range ing.Spec.Rules {
 		if rule.HTTP == nil {
 			continue

@@ -292,6 +292,16 @@ func TestCanary(t *testing.T) {
 	}
 }
 
+func TestCanariesAreBalancedAsTheOthersSay(t *testing.T) {
+	st := state(t, ingress("main", "t.example|Prefix|/|s"), annotated(ingress("next", "t.example|Prefix|/|s"), "canary: true", "upstream-hash-by: $request_uri"))
+	withService(st, "s")
+	_, problems := Compile(nil, st, Config{})
+	want := "ns/next: metadata.annotations[nginx.ingress.kubernetes.io/upstream-hash-by]: has no effect on a canary: what the other Ingress says counts"
+	if got := notes(problems); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestPreflight(t *testing.T) {
 	f := annotatedFront(t, nil, "enable-cors: true", "force-ssl-redirect: true", "auth-type: basic", "auth-secret: users")
 	req, _ := http.NewRequestWithContext(t.Context(), "OPTIONS", "http://shop.example/", nil)

@@ -65,7 +65,7 @@ func (o *options) changesAnswers() bool {
 func (l *lane) parsed() *http.Request {
 	from := bytes.NewReader(l.buf[:l.in.size+int(l.in.length)])
 	if l.again == nil {
-		l.again = bufio.NewReaderSize(from, laneBuffer)
+		l.again = bufio.NewReaderSize(from, 1<<10)
 	} else {
 		l.again.Reset(from)
 	}
