@@ -18,13 +18,13 @@ import (
 // still waits to be written: each that goes less is a read, a write and a wake-up
 // less for the sender. RFC 3449, 5.2.1, calls this ACK filtering.
 //
-// Both must be bare: the ACK flag alone, no payload, no mark of congestion in the IP
-// header, no fragment, no option but timestamps in
-// the usual layout, so that no SACK, no ECN and nothing unknown is touched. The
-// later one must acknowledge more, be of the same sequence number, and have no
-// older timestamp. The earlier one must have acknowledged more than what came
-// before it: duplicates (RFC 5681, 2), which senders count, and window updates
-// are neither dropped nor passed over. Where any other packet of the same leg
+// Both must be bare: the ACK flag alone, no payload, no fragment, no mark of
+// congestion in the IP header, no option but timestamps in the usual layout, so
+// that no SACK, no ECN and nothing unknown is touched. The later one must
+// acknowledge more, be of the same sequence number, and have no older timestamp.
+// The earlier one must have acknowledged more than what came before it: duplicates
+// (RFC 5681, 2), which senders count, and window updates are neither dropped nor
+// passed over. Where any other packet of the same leg
 // came between, nothing is dropped, so that the order of what remains is kept.
 
 // lastAck is the last bare acknowledgment of a leg.
