@@ -148,7 +148,7 @@ func servicePort(svc *corev1.Service, p *corev1.Pod, word string) (port control.
 	if udp {
 		return port, fmt.Errorf("port %s of Service %s/%s is not TCP, which is all that can be forwarded", word, svc.Namespace, svc.Name)
 	}
-	return port, fmt.Errorf("Service %s/%s has no port %s", svc.Namespace, svc.Name, word)
+	return port, fmt.Errorf("no port %s in Service %s/%s", word, svc.Namespace, svc.Name)
 }
 
 func (g *gateway) dialPod(ctx context.Context, q control.DialRequest) (*os.File, error) {

@@ -2,6 +2,7 @@ package splice
 
 import (
 	"encoding/binary"
+	"iter"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,33 @@ const (
 	optSACK
 )
 
+// each goes through options, as far as they make sense.
+func each(o []byte) iter.Seq2[byte, []byte] {
+	return func(yield func(byte, []byte) bool) {
+		for len(o) > 0 && o[0] != optEnd {
+			if o[0] == optNOP {
+				o = o[1:]
+				continue
+			}
+			if len(o) < 2 || int(o[1]) < 2 || int(o[1]) > len(o) || !yield(o[0], o[2:o[1]]) {
+				return
+			}
+			o = o[o[1]:]
+		}
+	}
+}
+
+// gapAfter says whether a segment that acknowledges ack tells of data after a gap
+// (RFC 2018), and not of some that came twice (RFC 2883).
+func gapAfter(ack uint32, options []byte) bool {
+	for kind, v := range each(options) {
+		if kind == optSACK && len(v) >= 8 {
+			return int32(binary.BigEndian.Uint32(v)-ack) > 0
+		}
+	}
+	return false
+}
+
 // negotiate reads the options of the pod's SYN.
 func (c *conn) negotiate(options []byte) {
 	v4 := c.tuple.Src.Is4()
@@ -34,23 +62,15 @@ func (c *conn) negotiate(options []byte) {
 	if !v4 {
 		c.mss = 1220
 	}
-	for o := options; len(o) > 0 && o[0] != optEnd; {
-		if o[0] == optNOP {
-			o = o[1:]
-			continue
-		}
-		if len(o) < 2 || int(o[1]) < 2 || int(o[1]) > len(o) {
-			break
-		}
-		switch v := o[2:o[1]]; {
-		case o[0] == optMSS && len(v) == 2:
+	for kind, v := range each(options) {
+		switch {
+		case kind == optMSS && len(v) == 2:
 			c.mss = int(binary.BigEndian.Uint16(v))
-		case o[0] == optScale && len(v) == 1:
+		case kind == optScale && len(v) == 1:
 			c.scale, c.shift = true, min(v[0], 14)
-		case o[0] == optSACKPermitted:
+		case kind == optSACKPermitted:
 			c.sack = true
 		}
-		o = o[o[1]:]
 	}
 	c.mss = max(min(c.mss, int(packet.MSS(c.s.cfg.MTU, v4))), 64)
 	c.cwnd, c.calm = uint32(max(10*c.mss, maxSuper)), 1<<30
@@ -63,7 +83,7 @@ func (s *Splicer) DeliverPacket(p *packet.Packet) bool {
 	be := binary.BigEndian
 	return s.deliver(&Segment{
 		Tuple: p.Tuple, Seq: be.Uint32(tcp[4:]), Ack: be.Uint32(tcp[8:]), Flags: p.TCPFlags,
-		Window: be.Uint16(tcp[14:]), Data: eth[p.Payload:p.End],
+		Window: be.Uint16(tcp[14:]), Options: tcp[tcpLen:], Data: eth[p.Payload:p.End],
 	}, func() bool {
 		const vouched = packet.NeedsCsum | packet.DataValid
 		return p.Frame.Vnet().Flags&vouched != 0 || p.TransportChecksum() == be.Uint16(tcp[16:])

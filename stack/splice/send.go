@@ -24,7 +24,7 @@ type segment struct {
 	chunk *[1 << 16]byte // that data lies in
 	fin   bool
 	at    int64 // when it was sent
-	again bool  // more than once
+	again bool  // more than once, or another was while it was on its way
 }
 
 func (g *segment) end() uint32 {
@@ -115,7 +115,13 @@ func (c *conn) send(i int) (*segment, uint8) {
 	if old := int32(c.una - g.seq); old > 0 { // a part has arrived
 		g.seq, g.data = c.una, g.data[old:]
 	}
-	g.again = g.at != 0
+	if g.at != 0 {
+		// What is on its way is acknowledged after this one only, whenever it
+		// arrived, and says nothing of the round trip time (RFC 6298, 3).
+		for j := range c.segs {
+			c.segs[j].again = true
+		}
+	}
 	g.at = c.s.now
 	if c.rtoAt == 0 || i == 0 {
 		c.rtoAt = c.s.now + c.rto()
@@ -178,7 +184,7 @@ func (c *conn) acknowledged(seg *Segment) {
 		return
 	case fresh > 0:
 		c.advance(seg.Ack)
-	case len(c.segs) > 0 && len(seg.Data) == 0 && seg.Flags&packet.FIN == 0 && window == c.window:
+	case len(c.segs) > 0 && len(seg.Data) == 0 && seg.Flags&packet.FIN == 0 && (window == c.window || gapAfter(seg.Ack, seg.Options)):
 		c.duplicate()
 	}
 	c.window = window

@@ -281,6 +281,49 @@ func TestLossAndReordering(t *testing.T) {
 	p.data("more")
 }
 
+// While something is sent again, what arrives late says nothing of the round trip
+// time; a gap that the pod reports counts though its window changes, and bytes
+// that came twice do not.
+func TestWhatGapsTell(t *testing.T) {
+	p := newPeer(t, Config{})
+	p.handshake()
+	c := p.s.conns[p.tuple]
+	first := p.ack
+	for _, word := range []string{"one", "two"} {
+		p.host.Write([]byte(word))
+		p.until(word, func(_ *packet.Packet, _, _ uint32, data []byte) bool { return string(data) == word })
+	}
+	for i := range c.segs {
+		c.segs[i].at -= int64(5 * time.Second)
+	}
+	rtt, vary := c.rtt, c.vary
+	sack := func(from, to uint32) []byte {
+		o := []byte{optNOP, optNOP, optSACK, 10}
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(o, from), to)
+	}
+	tell := func(window uint16, options []byte) {
+		p.s.Deliver(&Segment{Tuple: p.tuple, Seq: p.seq, Ack: first, Flags: packet.ACK, Window: window, Options: options})
+	}
+	for w := range uint16(4) {
+		tell(60000+w, sack(first-3, first))
+	}
+	if c.dups != 0 {
+		t.Fatalf("%d duplicates of what came twice", c.dups)
+	}
+	for w := range uint16(3) {
+		tell(61000+w, sack(first+3, first+6))
+	}
+	p.until("the first again", func(_ *packet.Packet, seq, _ uint32, data []byte) bool { return seq == first && len(data) > 0 })
+	if !c.recovering {
+		t.Error("the gap was noticed by silence")
+	}
+	p.ack = first + 6
+	p.send(packet.ACK, p.seq, 64000, "")
+	if len(c.segs) != 0 || c.rtt != rtt || c.vary != vary {
+		t.Errorf("%d segments are left; round trip time %v±%v, was %v±%v", len(c.segs), time.Duration(c.rtt), time.Duration(c.vary), time.Duration(rtt), time.Duration(vary))
+	}
+}
+
 // A pod that takes nothing holds the server up and is asked; one that takes
 // everything is not held up by a server that does not read.
 func TestClosedWindows(t *testing.T) {
