@@ -208,6 +208,8 @@ func (r *report) print(w io.Writer) error {
 			for _, m := range columns {
 				c := r.cell(name, mtu, m.id)
 				switch {
+				case c == nil && m.ofGateway && !strings.HasPrefix(name, "podgate"):
+					fmt.Fprint(t, "\t\t")
 				case c == nil:
 					fmt.Fprint(t, "\tfailed\t-")
 				case r.ratio(c, r.yardstick) == 0:
