@@ -35,6 +35,8 @@ var frontDoors = []struct {
 		args: func(file string) []string { return []string{"-q", "-db", "-f", file} }}.start},
 	{"Caddy", peerDoor{tool: "caddy", pkg: "caddy", file: "Caddyfile", config: caddyConfig,
 		args: func(file string) []string { return []string{"run", "--config", file, "--adapter", "caddyfile"} }}.start},
+	{"Traefik", peerDoor{tool: "traefik", module: "bench/peers/traefik", build: "github.com/traefik/traefik/v3/cmd/traefik", file: "traefik.yml", config: traefikConfig,
+		args: func(file string) []string { return []string{"--configFile=" + file} }}.start},
 }
 
 // frontCertificate makes front.crt and front.key, and front.pem of both.
@@ -129,18 +131,40 @@ func (r *rig) frontHost() (*ns.NS, error) {
 	return host, errors.Join(host.Sysctl("net.ipv4.ip_local_port_range", "1024 65535"), host.Sysctl("net.ipv4.tcp_tw_reuse", "1"))
 }
 
-// peerDoor is a peer from Debian.
+// peerDoor is a peer from Debian, or with a module built from that.
 type peerDoor struct {
 	tool, pkg, file string
+	module, build   string // the folder that pins it, and what is built there
 	config          func(dir string, routes int, pods []string) string
 	args            func(file string) []string
 }
 
+// find returns the peer's program.
+func (p peerDoor) find(dir string) (string, error) {
+	if p.module == "" {
+		path, err := exec.LookPath(p.tool)
+		if err != nil {
+			err = fmt.Errorf("%s is missing; install it: apt-get install -y --no-install-recommends %s", p.tool, p.pkg)
+		}
+		return path, err
+	}
+	exe := filepath.Join(dir, p.tool)
+	if _, err := os.Stat(exe); err == nil {
+		return exe, nil
+	}
+	cmd := exec.Command("go", "build", "-o", exe, p.build)
+	cmd.Dir, cmd.Env = p.module, append(os.Environ(), "GOPROXY=off", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("it cannot be built: run `go build -o /dev/null %s` in %s (%s)", p.build, p.module, firstLine(out))
+	}
+	return exe, nil
+}
+
 // start makes the peer's host, two pods beside it on a bridge, and the peer.
 func (p peerDoor) start(f *frontDoor, r *rig, dir string) error {
-	path, err := exec.LookPath(p.tool)
+	path, err := p.find(dir)
 	if err != nil {
-		return fmt.Errorf("%s is missing; install it: apt-get install -y --no-install-recommends %s", p.tool, p.pkg)
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -243,4 +267,22 @@ func caddyConfig(dir string, routes int, pods []string) string {
 		}
 	}
 	return b.String()
+}
+
+// traefikConfig is Traefik with its file provider.
+func traefikConfig(dir string, routes int, pods []string) string {
+	var b strings.Builder
+	b.WriteString("http:\n  routers:\n")
+	for i := range routes {
+		rule := fmt.Sprintf("rule: \"Host(`%s`)\", service: web", frontHost(i))
+		fmt.Fprintf(&b, "    http%d: {%s, entryPoints: [http]}\n    https%d: {%s, entryPoints: [https], tls: {}}\n", i, rule, i, rule)
+	}
+	b.WriteString("  services:\n    web:\n      loadBalancer:\n        servers:\n")
+	for _, p := range pods {
+		fmt.Fprintf(&b, "        - url: http://%s\n", p)
+	}
+	fmt.Fprintf(&b, "tls:\n  stores:\n    default:\n      defaultCertificate: {certFile: %s/front.crt, keyFile: %s/front.key}\n", dir, dir)
+	rules := filepath.Join(dir, fmt.Sprintf("traefik-%d", routes), "rules.yml")
+	os.WriteFile(rules, []byte(b.String()), 0o644) // Traefik says so if it is not there
+	return fmt.Sprintf("global: {checkNewVersion: false, sendAnonymousUsage: false}\nlog: {level: ERROR}\nentryPoints:\n  http: {address: %q}\n  https: {address: %q}\nproviders: {file: {filename: %q, watch: false}}\n", frontHTTP, frontHTTPS, rules)
 }
