@@ -21,6 +21,7 @@ spec:
         image: podgate.dev/workload
         args: [http, --port, "8080"]
         ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {port: http, path: /readyz}, periodSeconds: 1}
 ---
 apiVersion: v1
 kind: Service
